@@ -1,0 +1,1 @@
+"""Grow neural networks while they train."""

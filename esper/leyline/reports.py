@@ -1,0 +1,241 @@
+"""What a trial reports after every epoch: its layers, its slots, its accuracy, and what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from esper.leyline.alpha import AlphaMode, BlendOperator
+from esper.leyline.host import LayerSpec
+from esper.leyline.masks import ActionMasks
+from esper.leyline.schemas import GateResult, GovernorVerdict
+from esper.leyline.signals import FastTrainingSignals
+from esper.leyline.stages import SeedStage
+
+
+@dataclass(frozen=True, slots=True)
+class SeedMetrics:
+    """Measurements of one seed. None is unmeasured."""
+
+    accuracy_at_germination: float
+    """Validation accuracy in percent, as are all accuracies here."""
+    accuracy_at_stage_start: float
+    current_val_accuracy: float
+    best_val_accuracy: float
+    gradient_norm: float | None = None
+    """L2 norm over the seed's parameters after the last backward pass of the epoch."""
+    gradient_health: float | None = None
+    """0…1; 1 − 0.5·(share of vanishing) − 0.8·(share of exploding) parameter tensors."""
+    has_vanishing: bool | None = None
+    has_exploding: bool | None = None
+    gradient_ratio: float | None = None
+    """Seed to host gradient norm per square root of parameters, averaged with factor 0.9."""
+    contribution: float | None = None
+    """Leave-one-out: accuracy minus accuracy without this seed, in points."""
+    solo_contribution: float | None = None
+    """Accuracy with this seed alone minus accuracy with none, in points."""
+
+    @property
+    def improvement_since_stage_start(self) -> float:
+        """Accuracy gained since the stage began, in points."""
+        return self.current_val_accuracy - self.accuracy_at_stage_start
+
+    @property
+    def total_improvement(self) -> float:
+        """Accuracy gained since germination, in points."""
+        return self.current_val_accuracy - self.accuracy_at_germination
+
+
+@dataclass(frozen=True, slots=True)
+class SeedStateReport:
+    """One living (or just pruned) seed."""
+
+    seed_id: str
+    slot_id: str
+    blueprint_id: str
+    blueprint_place: int
+    stage: SeedStage
+    epochs_in_stage: int
+    age_epochs: int
+    num_parameters: int
+    alpha: float
+    alpha_target: float
+    alpha_mode: AlphaMode
+    alpha_progress: float
+    """Share of the running schedule that is done, 0…1; 1 in HOLD."""
+    operator: BlendOperator
+    tempo_epochs: int
+    metrics: SeedMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReport:
+    """One slot, empty or not, with what is measured at its place in the host. None is unmeasured."""
+
+    slot_id: str
+    layer_index: int
+    """Index into the trial's layers of the layer it follows."""
+    channels: int
+    positions: int
+    seed: SeedStateReport | None
+    gradient_norm: float | None
+    """Norm of the loss gradient with respect to the value at the slot, per square root of its size."""
+    activation_mean: float | None
+    activation_std: float | None
+    """Mean over channels of each channel's standard deviation over samples and positions."""
+    spatial_std: float | None
+    """Mean over samples and channels of the standard deviation over positions; None where positions = 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One host layer after an epoch. None is unmeasured."""
+
+    spec: LayerSpec
+    weight_norm: float | None
+    gradient_norm: float | None
+    gradient_variance: float | None
+    update_magnitude: float | None
+    """Norm of the last epoch's weight change over the weight norm."""
+    saturation_rate: float | None
+    """Share of activations that are zero, 0…1."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTransition:
+    """One step of one seed through the lifecycle."""
+
+    slot_id: str
+    slot_index: int
+    seed_id: str
+    blueprint_id: str
+    from_stage: SeedStage
+    to_stage: SeedStage
+    initiator: str
+    """`policy`, `auto` (clock or gate), or `governor`."""
+    reason: str
+    seed: SeedStateReport
+    """The seed just after the transition."""
+    gate: GateResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfactuals:
+    """Validation accuracy (percent) under alpha overrides, all from one evaluation."""
+
+    configurations: tuple[tuple[int, ...], ...]
+    """Slots left on in each configuration."""
+    accuracies: tuple[float, ...]
+
+    def accuracy_of(self, slots_on: tuple[int, ...]) -> float:
+        """Accuracy of the configuration with exactly `slots_on`.
+
+        Raises:
+            KeyError: If that configuration was not evaluated.
+        """
+        for configuration, accuracy in zip(self.configurations, self.accuracies, strict=True):
+            if configuration == slots_on:
+                return accuracy
+        raise KeyError(f"configuration {slots_on} was not evaluated; evaluated: {self.configurations}")
+
+
+@dataclass(frozen=True, slots=True)
+class EpochTimings:
+    """Wall time of one epoch's parts. None is unmeasured."""
+
+    host_epoch_time_ms: float
+    evaluation_time_ms: float
+    forward_time_ms: float | None = None
+    backward_time_ms: float | None = None
+    optimizer_step_time_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReport:
+    """Everything one trial says after an epoch (or after reset, with epoch 0). Accuracies in percent."""
+
+    env_id: int
+    episode_idx: int
+    epoch: int
+    max_epochs: int
+    signals: FastTrainingSignals
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float
+    val_accuracy: float
+    committed_accuracy: float
+    """Validation accuracy with fossils alone."""
+    host_params: int
+    seed_params: int
+    """Parameters of all seeds that have a module, fossils included."""
+    fossil_params: int
+    learning_rate: float
+    gradient_norm: float | None
+    layers: tuple[LayerReport, ...]
+    slots: tuple[SlotReport, ...]
+    masks: ActionMasks
+    transitions: tuple[StageTransition, ...]
+    counterfactuals: Counterfactuals | None
+    verdict: GovernorVerdict | None
+    timings: EpochTimings
+    done: bool
+    """The episode is over: the horizon is reached or the governor stopped it."""
+    test_accuracy: float | None = None
+    """Accuracy on test data of what was kept (host and fossils); only when done."""
+
+    @property
+    def num_fossils(self) -> int:
+        """Fossilized seeds."""
+        return sum(s.seed is not None and s.seed.stage is SeedStage.FOSSILIZED for s in self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldReport:
+    """One seed's life, told when it ends."""
+
+    report_id: str
+    seed_id: str
+    slot_id: str
+    blueprint_id: str
+    final_stage: SeedStage
+    success: bool
+    germinated_epoch: int
+    completed_epoch: int
+    epochs_per_stage: Mapping[SeedStage, int]
+    accuracy_at_germination: float
+    accuracy_at_completion: float
+    best_accuracy: float
+    failure_reason: str | None = None
+
+    @property
+    def total_improvement(self) -> float:
+        """Accuracy gained over the seed's life, in points."""
+        return self.accuracy_at_completion - self.accuracy_at_germination
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeOutcome:
+    """How one episode ended. Accuracies in percent, measured on test data."""
+
+    env_id: int
+    episode_idx: int
+    context: str
+    """Host × task × width, hidden from the policy."""
+    split: str
+    final_accuracy: float
+    param_ratio: float
+    """(host + fossils) / host; 1 is no growth."""
+    utility: float
+    """100·(accuracy − λ·rent) of what was kept, with accuracy in 0…1."""
+    stability_score: float
+    num_fossilized: int
+    num_contributing_fossilized: int
+    episode_reward: float
+    episode_length: int
+    outcome_type: str
+    """`completed` or `rolled_back`."""
+    germinate_count: int
+    prune_count: int
+    fossilize_count: int
+    kept: tuple[str, ...] = field(default=())
+    """`slot:blueprint` of every fossil, in slot order."""

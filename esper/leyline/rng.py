@@ -1,0 +1,50 @@
+"""Randomness as a tree of names: every generator of a run descends from one seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class SeedTree:
+    """A node of the tree. Equal paths give equal randomness; different paths give independent randomness."""
+
+    root: int
+    path: tuple[int | str, ...] = ()
+
+    def child(self, *keys: int | str) -> SeedTree:
+        """Descend by names or indices, e.g. `tree.child("env", 3, "episode", 7)`."""
+        return SeedTree(self.root, self.path + keys)
+
+    def integer(self) -> int:
+        """A 63-bit integer that stands for this node."""
+        text = "/".join(f"{type(key).__name__}:{key}" for key in (self.root, *self.path))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+    def numpy(self) -> np.random.Generator:
+        """A fresh NumPy generator for this node."""
+        return np.random.default_rng(self.integer())
+
+    def torch(self) -> torch.Generator:
+        """A fresh CPU torch generator for this node."""
+        import torch
+
+        return torch.Generator().manual_seed(self.integer())
+
+    @contextmanager
+    def torch_scope(self) -> Iterator[None]:
+        """Run a block whose implicit torch randomness (module initialisation) comes from this node alone."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.integer())
+            yield

@@ -1,0 +1,109 @@
+"""The data of one episode, in memory, and how a training epoch walks through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+DataKind = Literal["image", "tokens", "vector"]
+Augmentation = Literal["none", "shift", "crop_flip"]
+
+SHIFT_FRAC = 1 / 8
+"""Furthest shift of an augmented image, as a share of its side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Training, validation and test samples; no sample is in two of them.
+
+    Raises:
+        ValueError: If inputs and labels of a part differ in number, or a part is empty.
+    """
+
+    train_x: Tensor
+    """[N, C, H, W] float32 standardised images, [N, T] int64 tokens, or [N, F] float32 vectors."""
+    train_y: Tensor
+    """[N] int64 classes."""
+    val_x: Tensor
+    val_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    num_classes: int
+    kind: DataKind
+    augmentation: Augmentation = "none"
+    """What a training batch undergoes; validation and test data are never changed."""
+    vocab_size: int | None = None
+    """Number of different tokens; None where the inputs are not tokens."""
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not match."""
+        for part in ("train", "val", "test"):
+            num_inputs, num_labels = len(getattr(self, f"{part}_x")), len(getattr(self, f"{part}_y"))
+            if num_inputs != num_labels or num_inputs == 0:
+                raise ValueError(f"{part} data: {num_inputs} inputs and {num_labels} labels; both should be the same and not 0")
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of training batches: every sample once, in an order drawn from `generator`, augmented as the data set asks.
+
+    Args:
+        dataset: What to walk through.
+        batch_size: Samples in a batch; the last one holds what remains.
+        generator: CPU generator; the batches lie on the data set's device.
+
+    Yields:
+        Inputs and their classes [B].
+    """
+    order = torch.randperm(len(dataset.train_y), generator=generator).to(dataset.train_y.device)
+    for index in order.split(batch_size):
+        yield augment(dataset.train_x[index], dataset.augmentation, generator), dataset.train_y[index]
+
+
+def augment(
+    x: Float[Tensor, "B *shape"] | Int[Tensor, "B *shape"], kind: Augmentation, generator: torch.Generator
+) -> Float[Tensor, "B *shape"] | Int[Tensor, "B *shape"]:
+    """Vary a batch of images, each in its own way; the shape stays and a class must not depend on what changes.
+
+    Args:
+        x: [B, C, H, W] images whose mean is 0, since what is shifted in is 0.
+        kind: `none` returns `x` itself; `shift` moves by up to an eighth of the side; `crop_flip` also mirrors half of them.
+        generator: CPU generator.
+
+    Returns:
+        [B, C, H, W]
+
+    Raises:
+        ValueError: If something other than images should be augmented.
+    """
+    if kind == "none":
+        return x
+    if x.ndim != 4:
+        raise ValueError(f"augmentation {kind!r} is for images [B, C, H, W], got {list(x.shape)}; use 'none'")
+    num, channels, height, width = x.shape
+    rows, row_margin = _shifted(num, height, generator)
+    columns, column_margin = _shifted(num, width, generator)
+    if kind == "crop_flip":
+        mirrored = torch.rand(num, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    padded = functional.pad(x, (column_margin, column_margin, row_margin, row_margin))
+    index = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+    flat_index = index.to(x.device).view(num, 1, height * width).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, flat_index).view_as(x)
+
+
+def _shifted(num: int, size: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Indices [num, size] of windows into an axis padded by the margin that is returned with them."""
+    margin = max(1, round(size * SHIFT_FRAC))
+    start = torch.randint(0, 2 * margin + 1, (num, 1), generator=generator)
+    return start + torch.arange(size), margin

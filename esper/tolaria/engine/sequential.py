@@ -1,0 +1,144 @@
+"""The reference engine: one host at a time, any `nn.Module`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from esper.kasmina.grad_probe import HostProbe, probe
+from esper.tolaria.data import Dataset, augment, batches
+from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation
+from esper.tolaria.engine.schedule import hold_then_decay
+
+if TYPE_CHECKING:
+    from esper.kasmina.model import MorphogeneticModel
+    from esper.leyline.rng import SeedTree
+
+EVALUATION_SAMPLES = 2048
+"""Samples × configurations of one evaluation pass."""
+
+
+class SequentialEngine:
+    """Trains one model; see `Engine`.
+
+    Args:
+        model: Host with its slots.
+        dataset: Tensors on the model's device.
+        config: Hyperparameters, none of them None.
+        num_epochs: Length of the episode, over which the learning rate is scheduled.
+        seeds: Source of the data order and the augmentation.
+    """
+
+    def __init__(self, model: MorphogeneticModel, dataset: Dataset, config: EngineConfig, *, num_epochs: int, seeds: SeedTree) -> None:
+        if config.batch_size is None or config.learning_rate is None:
+            raise ValueError("batch_size and learning_rate must be resolved from the task preset")
+        self._model = model
+        self._dataset = dataset
+        self._config = config
+        self._batch_size = config.batch_size
+        self._peak_lr = config.learning_rate
+        self._num_epochs = num_epochs
+        self._seeds = seeds
+        self._optimizer = make_optimizer(model, config)
+
+    @property
+    def model(self) -> MorphogeneticModel:
+        """The model that is trained."""
+        return self._model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Its optimizer, for growth transactions."""
+        return self._optimizer
+
+    def train_epoch(self, epoch: int) -> EpochResult:
+        """Train through the data once."""
+        started = time.perf_counter()
+        model, optimizer = self._model.train(), self._optimizer
+        generator = self._seeds.child("order", epoch).torch()
+        num_batches = -(-len(self._dataset.train_x) // self._batch_size)
+        total_loss = torch.zeros(())
+        num_correct = torch.zeros((), dtype=torch.long)
+        num_labels = 0
+        for step, (x, y) in enumerate(batches(self._dataset, self._batch_size, generator)):
+            self._set_learning_rate((epoch + step / num_batches) / self._num_epochs)
+            logits = model(augment(x, self._dataset.augmentation, generator))
+            loss = cross_entropy(logits, y)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self._config.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(_trainable(optimizer), self._config.max_grad_norm)
+            optimizer.step()
+            with torch.no_grad():
+                total_loss += loss.detach() * y.numel()
+                num_correct += (logits.argmax(-1) == y).sum()
+                num_labels += y.numel()
+        model.observe_gradients()
+        return EpochResult(
+            loss=float(total_loss) / num_labels,
+            accuracy=100.0 * int(num_correct) / num_labels,
+            gradient_norm=_gradient_norm(_trainable(optimizer)),
+            learning_rate=optimizer.param_groups[0]["lr"],
+            wall_sec=time.perf_counter() - started,
+        )
+
+    @torch.no_grad()
+    def evaluate(self, split: Literal["val", "test"], configurations: Sequence[tuple[int, ...]]) -> Evaluation:
+        """Accuracy and loss of every configuration, all of them in each batched pass."""
+        x, y = (self._dataset.val_x, self._dataset.val_y) if split == "val" else (self._dataset.test_x, self._dataset.test_y)
+        self._model.eval()
+        num_correct = torch.zeros(len(configurations), dtype=torch.long)
+        total_loss = torch.zeros(len(configurations))
+        chunk = max(EVALUATION_SAMPLES // len(configurations), 1)
+        for start in range(0, len(x), chunk):
+            labels = y[start : start + chunk]
+            logits = self._model.forward_configurations(x[start : start + chunk], configurations)
+            num_correct += (logits.argmax(-1) == labels).flatten(1).sum(1)
+            flat = labels.expand(len(configurations), *labels.shape)
+            losses = F.cross_entropy(logits.flatten(0, -2), flat.flatten(), reduction="none")
+            total_loss += losses.view(len(configurations), -1).sum(1)
+        self._model.train()
+        return Evaluation(
+            accuracies=tuple((100.0 * num_correct / y.numel()).tolist()),
+            losses=tuple((total_loss / y.numel()).tolist()),
+        )
+
+    def probe(self) -> HostProbe:
+        """Measure layers and slots on the first training samples."""
+        count = self._config.probe_samples
+        return probe(self._model, self._dataset.train_x[:count], self._dataset.train_y[:count])
+
+    def _set_learning_rate(self, progress: float) -> None:
+        factor = hold_then_decay(progress, hold_frac=self._config.hold_frac, final_frac=self._config.final_lr_frac)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._peak_lr * factor
+
+
+def make_optimizer(model: MorphogeneticModel, config: EngineConfig) -> torch.optim.Optimizer:
+    """The host optimizer over everything trainable in `model` now; growth transactions keep it current."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    assert config.learning_rate is not None
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats; logits [..., classes] and labels [...]."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
+def _trainable(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _gradient_norm(parameters: list[Tensor]) -> float | None:
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return None
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
