@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from esper.leyline.alpha import AlphaCurve, BlendOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 NUM_BLUEPRINT_PLACES = 32
 """Width of the blueprint head; places without a blueprint are masked."""

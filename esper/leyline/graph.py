@@ -5,12 +5,16 @@ Every batch carries every node and edge type, with zero rows where a graph has n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esper.leyline.masks import ActionMasks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NODE_WIDTHS: Mapping[str, int] = {"layer": 128, "seed": 64, "activation": 32, "parameter": 16}
 """Raw channels of each node type."""

@@ -9,12 +9,12 @@ import dataclasses
 import difflib
 import enum
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
-_BOUNDS = {
+_BOUNDS: Mapping[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "ge": ("at least", lambda v, b: v >= b),
     "gt": ("above", lambda v, b: v > b),
     "le": ("at most", lambda v, b: v <= b),

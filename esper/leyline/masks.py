@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from esper.leyline.actions import (
 )
 from esper.leyline.alpha import AlphaMode
 from esper.leyline.stages import DEVELOPING_STAGES, VALID_TRANSITIONS, SeedStage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MIN_PRUNE_AGE_EPOCHS = 5
 RETARGETABLE_STAGES = frozenset({SeedStage.BLENDING, SeedStage.HOLDING})
@@ -160,4 +163,3 @@ def _one_of(legal: Sequence[int], size: int) -> np.ndarray:
     mask = np.zeros((1, size), dtype=bool)
     mask[0, list(legal) or [0]] = True
     return mask
-

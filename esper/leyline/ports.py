@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pyarrow as pa
     from torch import nn
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Emitter(Protocol):
     """Takes events in constant time and never blocks.
 
-        emitter.emit(TelemetryEvent(TelemetryEventType.TRAINING_STARTED, data=payload))
+    emitter.emit(TelemetryEvent(TelemetryEventType.TRAINING_STARTED, data=payload))
     """
 
     def emit(self, event: TelemetryEvent) -> None:
@@ -73,9 +74,9 @@ class Catalogue(Protocol):
 class ScriptedPolicy(Protocol):
     """A policy without learning, played beside the trial it acts on.
 
-        policy.reset(rng)
-        while not report.done:
-            report = trial.step(policy.decide(report))
+    policy.reset(rng)
+    while not report.done:
+        report = trial.step(policy.decide(report))
     """
 
     @property
@@ -103,8 +104,8 @@ class GraphEncoder(Protocol):
 class TrainablePolicy(Protocol):
     """A policy that samples decisions and re-evaluates them with gradients. Tensors throughout.
 
-        output = policy.act(graph_batch, noise)                   # rollout
-        evaluation = policy.evaluate(graph_batch, actions)        # update
+    output = policy.act(graph_batch, noise)                   # rollout
+    evaluation = policy.evaluate(graph_batch, actions)        # update
     """
 
     def act(self, batch: GraphBatch, noise: np.ndarray | None) -> Any:

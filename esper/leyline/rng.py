@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 
@@ -27,7 +28,7 @@ class SeedTree:
 
     def integer(self) -> int:
         """A 63-bit integer that stands for this node."""
-        text = "/".join(f"{type(key).__name__}:{key}" for key in (self.root, *self.path))
+        text = repr((self.root, *(key if isinstance(key, str) else int(key) for key in self.path)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
     def numpy(self) -> np.random.Generator:

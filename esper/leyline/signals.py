@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
 TENSOR_SCHEMA_VERSION = 1
@@ -62,8 +63,11 @@ class TensorSchema(IntEnum):
 
 _LOSSES = np.array([2, 3, 10, 11, 12, 13, 14, 15])
 _ACCURACIES = np.array([5, 6, 9, 16, 17, 18, 19, 20])
+_LEVELS = np.concatenate([_LOSSES, _ACCURACIES])
 _DELTAS = np.array([TensorSchema.ACCURACY_DELTA, TensorSchema.SEED_IMPROVEMENT])
 _FRACTIONS = np.array([0, 1, 8, 21, 22, 23, 24, 26])
+"""Epoch, step, plateau, has seed, stage, epochs in stage, alpha, available slots; offsets and divisors follow this order."""
+_FRACTION_OFFSETS = np.array([0, 0, 0, 0, 1, 0, 0, 0])
 _SYMLOG_RANGE = 7.0
 _DELTA_RANGE = 10.0
 _PLATEAU_RANGE_EPOCHS = 20.0
@@ -132,7 +136,7 @@ class FastTrainingSignals(NamedTuple):
 
     def flatten(self) -> tuple[float | None, ...]:
         """The 27 values before scaling, in the order of `TensorSchema`."""
-        return (*self[:11], *self.loss_history, *self.accuracy_history, *self[13:])  # type: ignore[arg-type]
+        return (*self[:11], *self.loss_history, *self.accuracy_history, *self[13:])
 
     def to_tensor(self, scale: SignalScale, device: torch.device | str | None = None) -> torch.Tensor:
         """`to_vector` as a float32 tensor [27]."""
@@ -159,10 +163,9 @@ def features_of(signals: Sequence[FastTrainingSignals], scale: SignalScale) -> n
     out[:, _ACCURACIES] = np.nan_to_num(raw[:, _ACCURACIES] / 100.0, nan=0.0)
     out[:, _DELTAS] = np.nan_to_num(raw[:, _DELTAS] / _DELTA_RANGE, nan=-1.0)
     out[:, TensorSchema.LOSS_DELTA] = np.nan_to_num(_symlog(raw[:, TensorSchema.LOSS_DELTA]), nan=-1.0)
-    shares = np.nan_to_num((raw[:, _FRACTIONS] - _offsets()) / _divisors(scale), nan=0.0)
+    shares = np.nan_to_num((raw[:, _FRACTIONS] - _FRACTION_OFFSETS) / _divisors(scale), nan=0.0)
     out[:, _FRACTIONS] = np.clip(shares, 0.0, 1.0)
-    levels = np.concatenate([_LOSSES, _ACCURACIES])
-    out[:, levels] = np.where(present[:, levels], out[:, levels], ABSENT)
+    out[:, _LEVELS] = np.where(present[:, _LEVELS], out[:, _LEVELS], ABSENT)
     return np.clip(out, -1.0, 1.0)
 
 
@@ -233,9 +236,7 @@ class TrainingSignals:
 
 def pad_history(values: Sequence[float]) -> History:
     """The last five values, newest last, with None in front where fewer exist."""
-    present = min(len(values), HISTORY_LENGTH)
-    newest_first = [values[-1 - i] for i in range(present)]
-    a, b, c, d, e = (*(None for _ in range(HISTORY_LENGTH - present)), *reversed(newest_first))
+    a, b, c, d, e = (values[-back] if back <= len(values) else None for back in range(HISTORY_LENGTH, 0, -1))
     return (a, b, c, d, e)
 
 
@@ -245,21 +246,12 @@ def stage_scalar(stage: int) -> float:
 
 
 def _symlog(x: np.ndarray) -> np.ndarray:
-    result: np.ndarray = np.sign(x) * np.log1p(np.abs(x))
+    result: np.ndarray = np.copysign(np.log1p(np.abs(x)), x)
     return result
 
 
-def _offsets() -> np.ndarray:
-    return (_FRACTIONS == TensorSchema.SEED_STAGE).astype(np.float64)
-
-
 def _divisors(scale: SignalScale) -> np.ndarray:
-    divisors = {
-        TensorSchema.EPOCH: scale.max_epochs,
-        TensorSchema.GLOBAL_STEP: scale.max_steps,
-        TensorSchema.PLATEAU_EPOCHS: _PLATEAU_RANGE_EPOCHS,
-        TensorSchema.SEED_STAGE: _LAST_GROWING_STAGE - 1,
-        TensorSchema.SEED_EPOCHS_IN_STAGE: scale.max_epochs,
-        TensorSchema.AVAILABLE_SLOTS: scale.num_slots,
-    }
-    return np.array([divisors.get(TensorSchema(index), 1.0) for index in _FRACTIONS], dtype=np.float64)
+    return np.array(
+        [scale.max_epochs, scale.max_steps, _PLATEAU_RANGE_EPOCHS, 1, _LAST_GROWING_STAGE - 1, scale.max_epochs, 1, scale.num_slots],
+        dtype=np.float64,
+    )

@@ -18,8 +18,6 @@ class TaskConfig:
     num_val: int | None = setting(None, "validation samples of an episode", unit="samples", ge=1)
     num_test: int | None = setting(None, "test samples of an episode", unit="samples", ge=1)
     max_epochs: int | None = setting(None, "host epochs, and so decisions, of an episode", unit="epochs", ge=1)
-    batch_size: int | None = setting(None, "samples in a training batch", unit="samples", ge=1)
-    learning_rate: float | None = setting(None, "the host optimizer's learning rate at the start", gt=0)
     image_column: str = setting("image", "Parquet column of images")
     tokens_column: str = setting("tokens", "Parquet column of token lists")
     label_column: str = setting("label", "Parquet column of classes")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
-from esper.leyline.reports import Counterfactuals
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esper.leyline.reports import Counterfactuals
 
 MAX_FACTORIAL_SEEDS = 4
 """Up to here the last epoch evaluates every subset of seeds, from which Shapley values are exact."""
@@ -27,11 +30,11 @@ def plan_configurations(live: Sequence[int], fossils: Sequence[int], *, is_last:
     return tuple(dict.fromkeys(wanted))
 
 
-def leave_one_out(table: Counterfactuals, slots: Sequence[int]) -> dict[int, float]:
-    """Accuracy of the full network minus accuracy without one seed, in points."""
-    everything = table.configurations[0]
-    full = table.accuracies[0]
-    return {slot: full - table.accuracy_of(tuple(s for s in everything if s != slot)) for slot in slots}
+def leave_one_out(table: Counterfactuals) -> dict[int, float]:
+    """Accuracy of the full network minus accuracy without one seed, in points, for every seed for which it was evaluated."""
+    everything, full = table.configurations[0], table.accuracies[0]
+    without = {slot: tuple(s for s in everything if s != slot) for slot in everything}
+    return {slot: full - table.accuracy_of(rest) for slot, rest in without.items() if rest in table.configurations}
 
 
 def solo(table: Counterfactuals, live: Sequence[int], fossils: Sequence[int]) -> dict[int, float]:

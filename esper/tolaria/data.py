@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Num  # noqa: TC002
 from torch import Tensor
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DataKind = Literal["image", "tokens", "vector"]
 Augmentation = Literal["none", "shift", "crop_flip"]
@@ -20,7 +22,7 @@ SHIFT_FRAC = 1 / 8
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Training, validation and test samples; no sample is in two of them.
+    """Training, validation and test samples, drawn apart from one another.
 
     Raises:
         ValueError: If inputs and labels of a part differ in number, or a part is empty.
@@ -37,7 +39,7 @@ class Dataset:
     num_classes: int
     kind: DataKind
     augmentation: Augmentation = "none"
-    """What a training batch undergoes; validation and test data are never changed."""
+    """What `augment` should do to a training batch; validation and test data are never changed."""
     vocab_size: int | None = None
     """Number of different tokens; None where the inputs are not tokens."""
 
@@ -55,7 +57,7 @@ class Dataset:
 
 
 def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of training batches: every sample once, in an order drawn from `generator`, augmented as the data set asks.
+    """One epoch of training batches as they are stored: every sample once, in an order drawn from `generator`.
 
     Args:
         dataset: What to walk through.
@@ -66,13 +68,11 @@ def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> It
         Inputs and their classes [B].
     """
     order = torch.randperm(len(dataset.train_y), generator=generator).to(dataset.train_y.device)
-    for index in order.split(batch_size):
-        yield augment(dataset.train_x[index], dataset.augmentation, generator), dataset.train_y[index]
+    for index in torch.split(order, batch_size):
+        yield dataset.train_x[index], dataset.train_y[index]
 
 
-def augment(
-    x: Float[Tensor, "B *shape"] | Int[Tensor, "B *shape"], kind: Augmentation, generator: torch.Generator
-) -> Float[Tensor, "B *shape"] | Int[Tensor, "B *shape"]:
+def augment(x: Num[Tensor, B * shape], kind: Augmentation, generator: torch.Generator) -> Num[Tensor, B * shape]:  # noqa: F821
     """Vary a batch of images, each in its own way; the shape stays and a class must not depend on what changes.
 
     Args:

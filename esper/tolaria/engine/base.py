@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from esper.leyline.load import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from esper.kasmina.grad_probe import HostProbe
@@ -17,16 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How hosts are trained. None takes the task preset's value."""
+    """How hosts are trained, whatever the task."""
 
-    batch_size: int | None = setting(None, "training samples per step", unit="samples", ge=1)
-    learning_rate: float | None = setting(None, "peak learning rate of host and seeds", gt=0.0)
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "host optimizer; sgd has momentum 0.9")
     weight_decay: float = setting(0.0, "decoupled weight decay", ge=0.0)
     hold_frac: float = setting(0.5, "share of the episode at peak learning rate; then it falls linearly to final_lr_frac", ge=0.0, le=1.0)
     final_lr_frac: float = setting(0.1, "learning rate of the last step over the peak", ge=0.0, le=1.0)
     max_grad_norm: float | None = setting(None, "clip the gradient norm of host and seeds together; none leaves it", gt=0.0)
     probe_samples: int = setting(64, "training samples of the probe that measures slots and layers", unit="samples", ge=2)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a task asks of the training of its hosts."""
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    """Peak learning rate of host and seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class EpochResult:
     gradient_norm: float | None
     """L2 norm over all trainable parameters at the last step, before clipping."""
     learning_rate: float
+    num_batches: int
     wall_sec: float
 
 
@@ -55,8 +65,8 @@ class Evaluation:
 class Engine(Protocol):
     """Trains one morphogenetic model on one data set.
 
-        result = engine.train_epoch(epoch)
-        evaluation = engine.evaluate("val", configurations)
+    result = engine.train_epoch(epoch)
+    evaluation = engine.evaluate("val", configurations)
     """
 
     @property

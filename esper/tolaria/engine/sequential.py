@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -11,11 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from esper.kasmina.grad_probe import HostProbe, probe
-from esper.tolaria.data import Dataset, augment, batches
-from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation
+from esper.tolaria.data import Dataset, batches
+from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, TrainingPlan
 from esper.tolaria.engine.schedule import hold_then_decay
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from esper.kasmina.model import MorphogeneticModel
     from esper.leyline.rng import SeedTree
 
@@ -29,22 +30,18 @@ class SequentialEngine:
     Args:
         model: Host with its slots.
         dataset: Tensors on the model's device.
-        config: Hyperparameters, none of them None.
-        num_epochs: Length of the episode, over which the learning rate is scheduled.
+        config: Optimizer and schedule.
+        plan: Length, batch size and learning rate that the task asks for.
         seeds: Source of the data order and the augmentation.
     """
 
-    def __init__(self, model: MorphogeneticModel, dataset: Dataset, config: EngineConfig, *, num_epochs: int, seeds: SeedTree) -> None:
-        if config.batch_size is None or config.learning_rate is None:
-            raise ValueError("batch_size and learning_rate must be resolved from the task preset")
+    def __init__(self, model: MorphogeneticModel, dataset: Dataset, config: EngineConfig, *, plan: TrainingPlan, seeds: SeedTree) -> None:
         self._model = model
         self._dataset = dataset
         self._config = config
-        self._batch_size = config.batch_size
-        self._peak_lr = config.learning_rate
-        self._num_epochs = num_epochs
+        self._plan = plan
         self._seeds = seeds
-        self._optimizer = make_optimizer(model, config)
+        self._optimizer = make_optimizer(model, config, plan.learning_rate)
 
     @property
     def model(self) -> MorphogeneticModel:
@@ -61,13 +58,13 @@ class SequentialEngine:
         started = time.perf_counter()
         model, optimizer = self._model.train(), self._optimizer
         generator = self._seeds.child("order", epoch).torch()
-        num_batches = -(-len(self._dataset.train_x) // self._batch_size)
+        num_batches = -(-len(self._dataset.train_x) // self._plan.batch_size)
         total_loss = torch.zeros(())
         num_correct = torch.zeros((), dtype=torch.long)
         num_labels = 0
-        for step, (x, y) in enumerate(batches(self._dataset, self._batch_size, generator)):
-            self._set_learning_rate((epoch + step / num_batches) / self._num_epochs)
-            logits = model(augment(x, self._dataset.augmentation, generator))
+        for step, (x, y) in enumerate(batches(self._dataset, self._plan.batch_size, generator)):
+            self._set_learning_rate((epoch + step / num_batches) / self._plan.max_epochs)
+            logits = model(x)
             loss = cross_entropy(logits, y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -84,6 +81,7 @@ class SequentialEngine:
             accuracy=100.0 * int(num_correct) / num_labels,
             gradient_norm=_gradient_norm(_trainable(optimizer)),
             learning_rate=optimizer.param_groups[0]["lr"],
+            num_batches=num_batches,
             wall_sec=time.perf_counter() - started,
         )
 
@@ -116,16 +114,15 @@ class SequentialEngine:
     def _set_learning_rate(self, progress: float) -> None:
         factor = hold_then_decay(progress, hold_frac=self._config.hold_frac, final_frac=self._config.final_lr_frac)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._peak_lr * factor
+            group["lr"] = self._plan.learning_rate * factor
 
 
-def make_optimizer(model: MorphogeneticModel, config: EngineConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: MorphogeneticModel, config: EngineConfig, learning_rate: float) -> torch.optim.Optimizer:
     """The host optimizer over everything trainable in `model` now; growth transactions keep it current."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    assert config.learning_rate is not None
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from torch import nn
+
 from esper.leyline.load import ConfigError
+from esper.tolaria.data import Dataset
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from esper.leyline.rng import SeedTree
-    from esper.tolaria.data import Dataset
 
 Split = Literal["train", "eval", "heldout"]
 """train and eval share their contexts, never their randomness; heldout has contexts that training never shows."""

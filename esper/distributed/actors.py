@@ -1,0 +1,174 @@
+"""The one place that touches Ray: sessions, actors, and calls to them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.queue import Empty, Full, Queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from esper.distributed.config import ClusterConfig
+    from esper.distributed.executor import Ref
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot do what the run asks; the message says what is missing."""
+
+
+class PartTimeoutError(RuntimeError):
+    """A call took longer than the run allows."""
+
+
+@ray.remote
+class _Part:
+    """Builds a part in its own process and forwards calls to it."""
+
+    def __init__(self, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._part = build(*arguments)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._part, method)(*arguments)
+
+
+class RayExecutor:
+    """Calls parts that live in actors; results stay in the object store until they are asked for.
+
+    Args:
+        timeout_sec: Longest wait for any result.
+    """
+
+    def __init__(self, timeout_sec: float) -> None:
+        self._timeout_sec = timeout_sec
+
+    def call(self, part: Any, method: str, *args: Any) -> Ref:
+        """Begin a call in the part's actor."""
+        return part.call.remote(method, *args)
+
+    def wait(self, refs: Sequence[Ref]) -> tuple[list[Ref], list[Ref]]:
+        """Block until a result exists.
+
+        Raises:
+            PartTimeoutError: If none does in time.
+        """
+        ready, pending = ray.wait(list(refs), num_returns=1, timeout=self._timeout_sec, fetch_local=False)
+        if not ready:
+            raise PartTimeoutError(f"none of {len(refs)} calls finished within {self._timeout_sec:g} s (cluster.call_timeout_sec)")
+        return ready, pending
+
+    def get(self, ref: Ref) -> Any:
+        """Fetch a result, or raise what the call raised.
+
+        Raises:
+            PartTimeoutError: If the result does not exist in time.
+        """
+        try:
+            return ray.get(ref, timeout=self._timeout_sec)
+        except ray.exceptions.GetTimeoutError as error:
+            raise PartTimeoutError(f"a call did not finish within {self._timeout_sec:g} s (cluster.call_timeout_sec)") from error
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from error
+
+
+def start_part(name: str, build: Callable[..., Any], arguments: tuple[Any, ...], *, cpus: float, gpus: float = 0.0) -> Any:
+    """Start an actor that builds its part with `build(*arguments)`.
+
+    Environment actors are not restarted here: a part whose state is lost ends the run, which resumes from its checkpoint.
+    """
+    return _Part.options(name=name, num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0).remote(build, arguments)
+
+
+def stop_part(part: Any, timeout_sec: float) -> None:
+    """Close a part, let its actor exit, and kill it if it does not."""
+    try:
+        ray.get(part.call.remote("close"), timeout=timeout_sec)
+        part.__ray_terminate__.remote()
+    except (RayActorError, ray.exceptions.GetTimeoutError):
+        ray.kill(part)
+
+
+def open_session(config: ClusterConfig, namespace: str) -> None:
+    """Join the job's cluster or the configured one, or start one on this machine.
+
+    Raises:
+        ClusterError: If the cluster cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    is_inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    arguments: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
+    if config.address is None and not is_inside_job:
+        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, 1)}
+    elif config.address is not None and not is_inside_job:
+        arguments["address"] = config.address
+    try:
+        ray.init(**arguments)
+    except ConnectionError as error:
+        raise ClusterError(f"cluster.address={config.address!r} cannot be reached: {error}") from error
+
+
+def close_session() -> None:
+    """Leave the cluster; one that this process started ends."""
+    ray.shutdown()
+
+
+def cluster_resources() -> dict[str, float]:
+    """What the cluster has in all."""
+    return dict(ray.cluster_resources())
+
+
+class QueueTransport:
+    """Producer's end of the telemetry queue; see `esper.nissa.transport.Transport`.
+
+    Acknowledgements are asked for in the background: a call returns what is known by then.
+
+    Args:
+        queue: Bounded queue of batches.
+        sink: Actor that drains it.
+    """
+
+    def __init__(self, queue: Queue, sink: Any) -> None:
+        self._queue = queue
+        self._sink = sink
+        self._known = 0
+        self._question: Ref | None = None
+
+    def try_put(self, batches: Sequence[bytes]) -> bool:
+        """Put all batches or, if they do not fit or the queue is away, none."""
+        try:
+            self._queue.put_nowait_batch(list(batches))
+        except (Full, RayActorError):
+            return False
+        return True
+
+    def acknowledged(self, source: str, incarnation: int) -> int:
+        """Highest sequence number of this producer that is known to be stored; 0 before the first."""
+        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
+            try:
+                self._known = max(self._known, int(ray.get(self._question)))
+            except RayActorError:
+                return self._known
+            self._question = None
+        if self._question is None:
+            self._question = self._sink.call.remote("acknowledged", source, incarnation)
+        return self._known
+
+
+def make_queue(capacity: int) -> Queue:
+    """A bounded queue of batches; its actor takes no CPU share."""
+    return Queue(maxsize=capacity, actor_options={"num_cpus": 0})
+
+
+def drain(queue: Queue) -> list[bytes]:
+    """Take everything that waits now; empty if nothing does."""
+    waiting = queue.qsize()
+    try:
+        return list(queue.get_nowait_batch(waiting)) if waiting else []
+    except Empty:
+        return []

@@ -1,0 +1,144 @@
+"""The composition root: the one file that names concrete classes across packages and joins them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from esper.distributed.env_worker import LEARNED, EnvWorker, ScriptedSpec
+from esper.distributed.learner_worker import LearnerWorker
+from esper.karn.views.catalogue import view_statements
+from esper.kasmina.config import growth_limits
+from esper.kasmina.model import MorphogeneticModel
+from esper.leyline.load import ConfigError, dump
+from esper.leyline.rng import SeedTree
+from esper.nissa.emitter import BufferedEmitter
+from esper.nissa.sinks.duckdb import DuckDBSink
+from esper.nissa.sinks.fan_out import FanOutSink
+from esper.simic.learner import Learner
+from esper.tamiyo.baselines import FixedSchedule, Germination, GradientPolicy, HeuristicPolicy, RandomPolicy, WaitPolicy
+from esper.tamiyo.graph_builder import GraphBuilder
+from esper.tamiyo.policy import TamiyoPolicy
+from esper.tolaria.engine.base import TrainingPlan
+from esper.tolaria.engine.sequential import SequentialEngine
+from esper.tolaria.governor import TolariaGovernor
+from esper.tolaria.tasks.presets import find_preset
+from esper.tolaria.tasks.registry import make_episode
+from esper.tolaria.trial import EpisodeRequest, Trial, TrialBatch
+from esper.urza.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from esper.distributed.config import RunConfig
+    from esper.distributed.facts import RunFacts
+    from esper.distributed.run_dir import RunDir
+    from esper.leyline.ports import ScriptedPolicy, Sink
+    from esper.nissa.transport import Transport
+
+
+def make_trial(config: RunConfig, catalogue: Catalogue, request: EpisodeRequest) -> Trial:
+    """One trial, ready to be reset."""
+    preset = find_preset(config.task)
+    episode = make_episode(config.task, request.split, request.seeds, request.context)
+    model = MorphogeneticModel(episode.host, catalogue, config.growth, request.seeds.child("growth"))
+    plan = TrainingPlan(preset.max_epochs, preset.batch_size, preset.learning_rate)
+    engine = SequentialEngine(model, episode.dataset, config.engine, plan=plan, seeds=request.seeds.child("training"))
+    governor = TolariaGovernor(config.governor, episode.dataset.num_classes)
+    return Trial(request, episode.context, engine, governor, max_epochs=preset.max_epochs)
+
+
+def make_scripted(facts: RunFacts, spec: ScriptedSpec) -> ScriptedPolicy:
+    """A baseline by its name.
+
+    Raises:
+        ConfigError: If there is no such baseline.
+    """
+    makers: dict[str, Callable[[], ScriptedPolicy]] = {
+        "random": RandomPolicy,
+        "wait": WaitPolicy,
+        "plateau": HeuristicPolicy,
+        "gradient": lambda: GradientPolicy(facts.largest_blueprint),
+        "fixed": lambda: FixedSchedule(tuple(Germination(epoch, slot, place) for epoch, slot, place in spec.plan)),
+    }
+    if spec.name not in makers:
+        raise ConfigError(f"policy {spec.name!r} is not one of {', '.join(makers)}")
+    return makers[spec.name]()
+
+
+def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter) -> EnvWorker:
+    """A part that plays groups of trials."""
+    catalogue = Catalogue.standard()
+    limits = growth_limits(config.growth, catalogue, facts.family)
+    return EnvWorker(
+        TrialBatch(lambda request: make_trial(config, catalogue, request)),
+        GraphBuilder(limits, steps_per_epoch=facts.steps_per_epoch),
+        make_policy=lambda spec: make_scripted(facts, spec),
+        reward=config.reward,
+        gamma=config.ppo.gamma,
+        emitter=emitter,
+        device="cpu",
+    )
+
+
+def make_learner(config: RunConfig, emitter: BufferedEmitter) -> LearnerWorker:
+    """The part that holds the policy."""
+    seeds = SeedTree(config.seed).child("learner")
+    with seeds.child("weights").torch_scope():
+        policy = TamiyoPolicy(config.policy)
+    return LearnerWorker(Learner(policy, config.ppo, seeds), emitter, config=dump(config), digests=registry_digests())
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStore:
+    """The telemetry file and its listeners, open for writing."""
+
+    sink: FanOutSink
+    incarnation: int
+    """Number that no producer has used in this file yet."""
+
+
+def make_store(config: RunConfig, paths: RunDir, *, keep_rounds: int | None) -> OpenStore:
+    """Open the telemetry file, and whoever else listens.
+
+    Args:
+        config: The run's configuration.
+        paths: Its folder.
+        keep_rounds: Forget what was recorded after so many rounds; None keeps everything.
+    """
+    file = DuckDBSink(paths.telemetry, views=view_statements())
+    if keep_rounds is not None:
+        file.forget_groups(lambda group_id: is_after(group_id, keep_rounds))
+    watchers: list[Sink] = []
+    if config.telemetry.wandb != "off":
+        from esper.nissa.sinks.wandb import open_wandb
+
+        watchers.append(open_wandb(config.telemetry, folder=paths.root / "wandb", name=paths.root.name, config=dump(config)))
+    return OpenStore(FanOutSink(file, watchers), file.next_incarnation())
+
+
+def is_after(group_id: str, num_rounds: int) -> bool:
+    """Whether an event's group belongs to what happens after `num_rounds` rounds: later rounds, and any evaluation."""
+    split, _, rest = group_id.partition("/")
+    if split != "train":
+        return bool(rest)
+    policy, _, index = rest.partition("/")
+    return policy != LEARNED or int(index) >= num_rounds
+
+
+def make_emitter(config: RunConfig, source: str, incarnation: int, transport: Transport, spool: Path) -> BufferedEmitter:
+    """A producer's way to telemetry."""
+    return BufferedEmitter(source, incarnation, transport=transport, config=config.telemetry, spool_folder=spool / source)
+
+
+def registry_digests() -> dict[str, str]:
+    """Hashes of the registries that the policy's inputs and outputs refer to."""
+    return {"catalogue": Catalogue.standard().digest}
+
+
+def limit_threads() -> None:
+    """One thread: tiny hosts lose by more, and results then do not depend on the machine's cores."""
+    torch.set_num_threads(1)

@@ -1,0 +1,155 @@
+"""Checkpoints: a directory of safetensors and JSON, complete or absent, verified on load. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHECKPOINT_SCHEMA_VERSION = 1
+_PACKAGES = ("esper-morph", "torch", "torch-geometric", "numpy", "ray")
+_TENSORS, _STATE, _MANIFEST = "learner.safetensors", "state.json", "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be trusted; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint holds."""
+
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    """JSON: the learner's counters and the run's."""
+    manifest: Mapping[str, Any]
+
+
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, config: Mapping[str, Any], digests: Mapping[str, str]
+) -> None:
+    """Write a checkpoint under a temporary name, sync it, and rename it into place.
+
+    Args:
+        path: The directory to make; an existing one of that name is replaced.
+        tensors: Named tensors; saved contiguous and apart from each other.
+        state: JSON-able counters.
+        config: The run's configuration as plain mappings.
+        digests: Hashes of the registries that the tensors' meaning depends on.
+    """
+    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, staging / _TENSORS)
+    (staging / _STATE).write_text(json.dumps(state, indent=1))
+    manifest = {
+        "schema_version": CHECKPOINT_SCHEMA_VERSION,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "config": config,
+        "digests": digests,
+        "sha256": {name: _hash(staging / name) for name in (_TENSORS, _STATE)},
+    }
+    (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for file in staging.iterdir():
+        _sync(file)
+    _sync(staging)
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(staging, path)
+    _sync(path.parent)
+
+
+def load_checkpoint(path: Path, *, digests: Mapping[str, str] | None = None) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: If a file is missing or altered, the schema is newer, or a digest differs from `digests`.
+    """
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: no readable {_MANIFEST}: {error}") from error
+    if manifest["schema_version"] > CHECKPOINT_SCHEMA_VERSION:
+        raise CheckpointError(f"{path}: schema {manifest['schema_version']} is newer than {CHECKPOINT_SCHEMA_VERSION}; update esper-morph")
+    for name, expected in manifest["sha256"].items():
+        if not (path / name).exists() or _hash(path / name) != expected:
+            raise CheckpointError(f"{path / name}: missing or altered since it was written")
+    for name, expected in (digests or {}).items():
+        found = manifest["digests"].get(name)
+        if found != expected:
+            raise CheckpointError(f"{path}: digest of {name} is {found}, this version has {expected}")
+    return Checkpoint(load_file(path / _TENSORS), json.loads((path / _STATE).read_text()), manifest)
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: `round-0007`, …, and names of the latest and the best."""
+
+    def __init__(self, root: Path, keep_last: int) -> None:
+        self._root = root
+        self._keep_last = keep_last
+
+    def path(self, num_rounds: int) -> Path:
+        """Where the checkpoint after `num_rounds` rounds lies."""
+        return self._root / f"round-{num_rounds:05d}"
+
+    def rounds(self) -> list[int]:
+        """Numbers of rounds after which a checkpoint exists, ascending."""
+        return sorted(int(p.name.removeprefix("round-")) for p in self._root.glob("round-*"))
+
+    def latest(self) -> Path:
+        """The newest checkpoint.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        rounds = self.rounds()
+        if not rounds:
+            raise CheckpointError(f"{self._root}: no checkpoint; the run ended before its first round did")
+        return self.path(rounds[-1])
+
+    def note_best(self, num_rounds: int, utility: float) -> None:
+        """Remember the checkpoint after `num_rounds` if its utility is the highest so far."""
+        best = self.best()
+        if best is None or utility > best[1]:
+            staging = self._root / ".best.json.tmp"
+            staging.write_text(json.dumps({"rounds": num_rounds, "utility": utility}))
+            os.replace(staging, self._root / "best.json")
+
+    def best(self) -> tuple[int, float] | None:
+        """Rounds and utility of the best checkpoint, or None before one was noted."""
+        file = self._root / "best.json"
+        if not file.exists():
+            return None
+        best = json.loads(file.read_text())
+        return best["rounds"], best["utility"]
+
+    def forget_old(self) -> None:
+        """Delete all but the last few and the best."""
+        best = self.best()
+        for num_rounds in self.rounds()[: -self._keep_last]:
+            if best is None or num_rounds != best[0]:
+                shutil.rmtree(self.path(num_rounds))
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

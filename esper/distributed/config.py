@@ -1,0 +1,140 @@
+"""The configuration of a run: one dataclass made of the packages' own, and where to read it from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from esper.kasmina.config import GrowthConfig
+from esper.leyline.load import ConfigError, dump, load, merge, parse_overrides, setting
+from esper.nissa.config import TelemetryConfig
+from esper.simic.config import PPOConfig, RewardConfig
+from esper.tamiyo.config import TamiyoGNNConfig
+from esper.tolaria.config import TaskConfig
+from esper.tolaria.engine.base import EngineConfig
+from esper.tolaria.governor import GovernorConfig
+from esper.tolaria.tasks.presets import find_preset
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BaselineName = Literal["random", "wait", "plateau", "gradient", "fixed"]
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How many episodes are played, and by whom."""
+
+    rounds: int = setting(28, "policy updates; a round is one episode per environment", ge=1)
+    num_envs: int = setting(16, "environments, each playing one host at a time", ge=1)
+    envs_per_actor: int = setting(8, "hosts an actor trains in lockstep; results depend on it, not on the number of actors", ge=1)
+
+    def __post_init__(self) -> None:
+        """Refuse a division that leaves environments over."""
+        if self.num_envs % self.envs_per_actor:
+            raise ConfigError(f"rollout.num_envs={self.num_envs} should be a multiple of rollout.envs_per_actor={self.envs_per_actor}")
+
+    @property
+    def num_actors(self) -> int:
+        """Environment actors."""
+        return self.num_envs // self.envs_per_actor
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """What the run asks of Ray. Unused with `--local`."""
+
+    address: str | None = setting(None, "Ray cluster to join; none starts one on this machine, or joins the job's own")
+    env_cpus: float = setting(0.75, "CPU share of an environment actor", gt=0.0)
+    env_gpus: float = setting(0.0, "GPU share of an environment actor: 0, or 1/k for whole k", ge=0.0, le=1.0)
+    learner_cpus: float = setting(0.25, "CPU share of the learner", gt=0.0)
+    learner_gpus: float = setting(0.0, "GPU share of the learner", ge=0.0, le=1.0)
+    sink_cpus: float = setting(0.25, "CPU share of the telemetry sink", gt=0.0)
+    call_timeout_sec: float = setting(600.0, "longest wait for any call before the run is given up", unit="s", gt=0.0)
+    close_timeout_sec: float = setting(60.0, "longest wait for a part to close", unit="s", gt=0.0)
+
+    def __post_init__(self) -> None:
+        """Refuse GPU shares that cannot be packed."""
+        for name in ("env_gpus", "learner_gpus"):
+            share = getattr(self, name)
+            if share and abs(1 / share - round(1 / share)) > 1e-6:
+                raise ConfigError(f"cluster.{name}={share} should be 0 or 1/k for a whole k, e.g. 0.5 or 0.25")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The comparison after training, on host seeds that training never saw."""
+
+    seeds_per_context: int = setting(3, "unseen host seeds per context; 0 skips the comparison", ge=0)
+    split: Literal["eval", "heldout"] = setting("eval", "eval: training contexts on new seeds; heldout: contexts never trained on")
+    baselines: tuple[BaselineName, ...] = setting(
+        ("random", "wait", "plateau", "gradient"), "policies to compare with; fixed searches a schedule with fixed_budget episodes"
+    )
+    fixed_budget: int | None = setting(None, "episodes the fixed-schedule search may play; none: as many as training played", ge=1)
+    seed: int = setting(20_000, "root of the evaluation's randomness; equal seeds pair the policies' episodes", ge=0)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept of the learner."""
+
+    every_rounds: int = setting(1, "rounds between checkpoints", unit="rounds", ge=1)
+    keep_last: int = setting(3, "newest checkpoints kept; the best is kept besides", ge=1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run depends on."""
+
+    seed: int = setting(0, "root of all randomness; the same seed on the same machine gives the same run", ge=0)
+    task: TaskConfig = setting(TaskConfig, "tasks and hosts")
+    growth: GrowthConfig = setting(GrowthConfig, "what may grow, and how")
+    engine: EngineConfig = setting(EngineConfig, "host training")
+    governor: GovernorConfig = setting(GovernorConfig, "when a trial is stopped")
+    reward: RewardConfig = setting(RewardConfig, "what is rewarded")
+    ppo: PPOConfig = setting(PPOConfig, "how the policy learns")
+    policy: TamiyoGNNConfig = setting(TamiyoGNNConfig, "the policy network")
+    rollout: RolloutConfig = setting(RolloutConfig, "how many episodes")
+    cluster: ClusterConfig = setting(ClusterConfig, "resources")
+    evaluation: EvaluationConfig = setting(EvaluationConfig, "the closing comparison")
+    telemetry: TelemetryConfig = setting(TelemetryConfig, "what is recorded")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig, "what is kept")
+
+
+def read_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's configuration: defaults, below the task preset's wishes, below the file, below the overrides.
+
+    Raises:
+        ConfigError: If the file cannot be read or a setting is wrong.
+    """
+    values = merge(_read_yaml(path) if path else {}, parse_overrides(overrides))
+    return config_from(values)
+
+
+def config_from(values: Mapping[str, Any]) -> RunConfig:
+    """Build the configuration from nested mappings, laying them upon the task preset's growth settings."""
+    task = load(TaskConfig, values.get("task", {}), "task")
+    preset = find_preset(task)
+    return load(RunConfig, merge({"growth": dict(preset.growth)}, values))
+
+
+def write_run_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML that `read_run_config` reads back to an equal one."""
+    path.write_text(yaml.safe_dump(dump(config), sort_keys=False))
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: not YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"--config {path}: expected a mapping of settings, got {type(values).__name__}")
+    return values

@@ -1,0 +1,183 @@
+"""A group of trials as a part: steps them, rewards them, shows them to the policy, and tells telemetry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esper.distributed.narrate import StepStory, tell_outcome, tell_step
+from esper.leyline.actions import FactoredAction
+from esper.leyline.reports import EpisodeOutcome, TrialReport
+from esper.leyline.rollout import DecisionBatch, GroupId, StepBatch
+from esper.simic.outcomes import episode_outcome
+from esper.simic.rewards import compute_reward
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from esper.leyline.ports import GraphEncoder, ScriptedPolicy
+    from esper.nissa.emitter import BufferedEmitter
+    from esper.simic.config import RewardConfig
+    from esper.tolaria.trial import EpisodeRequest, TrialBatch
+
+LEARNED = "learned"
+"""Row label of the policy that the learner holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedSpec:
+    """Which scripted policy plays."""
+
+    name: str
+    plan: tuple[tuple[int, int, int], ...] = ()
+    """For `fixed`: epoch, slot index and blueprint place of each germination."""
+
+
+@dataclass(slots=True)
+class _Diary:
+    """What one trial did so far in its episode."""
+
+    reports: list[TrialReport]
+    rewards: list[float] = field(default_factory=list)
+
+
+class EnvWorker:
+    """Plays episodes, one group of trials at a time.
+
+        step = worker.start(group, requests)
+        while not step.done.all():
+            step = worker.step(decide(step))
+        outcomes = worker.outcomes()
+
+    Args:
+        trials: The trials.
+        encoder: Makes the policy's observation.
+        make_policy: Makes a scripted policy.
+        reward: What is rewarded.
+        gamma: PPO's discount.
+        emitter: Way to telemetry.
+        device: Where the hosts live.
+    """
+
+    def __init__(  # noqa: PLR0913 - called once, in the composition root
+        self,
+        trials: TrialBatch,
+        encoder: GraphEncoder,
+        *,
+        make_policy: Callable[[ScriptedSpec], ScriptedPolicy],
+        reward: RewardConfig,
+        gamma: float,
+        emitter: BufferedEmitter,
+        device: str,
+    ) -> None:
+        self._trials = trials
+        self._encoder = encoder
+        self._make_policy = make_policy
+        self._reward = reward
+        self._gamma = gamma
+        self._emitter = emitter
+        self._device = device
+        self._reports: list[TrialReport] = []
+        self._diaries: list[_Diary] = []
+        self._group = 0
+        self._step = 0
+        self._policy = LEARNED
+
+    def ready(self) -> str:
+        """The device; answers once the part is built."""
+        return self._device
+
+    def start(self, group: int, requests: Sequence[EpisodeRequest]) -> StepBatch:
+        """Begin one episode per request; for learning, all of them have the same episode index."""
+        self._begin(group, requests, LEARNED)
+        size = len(requests)
+        return StepBatch(
+            key=self._key(),
+            observation=self._encoder.build(self._reports),
+            reward=np.full(size, np.nan, dtype=np.float32),
+            done=np.zeros(size, dtype=bool),
+            valid=np.ones(size, dtype=bool),
+        )
+
+    def step(self, decision: DecisionBatch) -> StepBatch:
+        """Execute decisions, train an epoch, and report."""
+        actions = [FactoredAction.from_row(row) for row in decision.actions.tolist()]
+        valid = np.array([not report.done for report in self._reports])
+        rewards = self._advance(actions, decision.value.tolist(), np.exp(decision.log_prob).tolist())
+        return StepBatch(
+            key=self._key(),
+            observation=self._encoder.build(self._reports),
+            reward=np.array(rewards, dtype=np.float32),
+            done=np.array([report.done for report in self._reports]),
+            valid=valid,
+        )
+
+    def outcomes(self) -> list[EpisodeOutcome]:
+        """How the episodes just played ended, in the order of their requests."""
+        outcomes = []
+        for trial, diary in zip(self._trials.trials, self._diaries, strict=True):
+            outcome = episode_outcome(
+                diary.reports, diary.rewards, context=trial.context.name, split=trial.request.split, config=self._reward
+            )
+            self._emitter.emit(tell_outcome(self._group_id(), outcome, policy=self._policy, reward_mode=self._reward.mode))
+            outcomes.append(outcome)
+        self._emitter.flush()
+        return outcomes
+
+    def play_scripted(self, specs: Sequence[ScriptedSpec], requests: Sequence[EpisodeRequest]) -> list[EpisodeOutcome]:
+        """Play whole episodes, each with its own scripted policy; the policies of a group have one name."""
+        self._begin(0, requests, specs[0].name)
+        players = [self._make_policy(spec) for spec in specs]
+        for player, request in zip(players, requests, strict=True):
+            player.reset(request.seeds.child("policy", player.name).numpy())
+        while not all(report.done for report in self._reports):
+            actions = [
+                FactoredAction() if report.done else player.decide(report) for player, report in zip(players, self._reports, strict=True)
+            ]
+            self._advance(actions, [None] * len(actions), [1.0] * len(actions))
+        return self.outcomes()
+
+    def close(self) -> None:
+        """Ship what telemetry is left."""
+        self._emitter.close(timeout_sec=10.0)
+
+    def _begin(self, group: int, requests: Sequence[EpisodeRequest], policy: str) -> None:
+        self._group = group
+        self._step = 0
+        self._policy = policy
+        self._reports = self._trials.start(requests)
+        self._diaries = [_Diary([report]) for report in self._reports]
+
+    def _advance(self, actions: Sequence[FactoredAction], values: Sequence[float | None], confidences: Sequence[float]) -> list[float]:
+        """Step the trials; returns each one's reward as the learner sees it, 0 for one that had ended."""
+        before, after = self._reports, self._trials.step(actions)
+        rewards = []
+        for i, (old, new) in enumerate(zip(before, after, strict=True)):
+            if old.done:
+                rewards.append(0.0)
+                continue
+            reward = compute_reward(self._reward, old, new, actions[i], gamma=self._gamma)
+            self._diaries[i].rewards.append(reward.total_reward)
+            self._diaries[i].reports.append(new)
+            rewards.append(self._reward.scale * reward.total_reward)
+            story = StepStory(self._group_id(), new, actions[i], reward, values[i], confidences[i], self._device)
+            for event in tell_step(story):
+                self._emitter.emit(event)
+        self._reports = after
+        self._step += 1
+        return rewards
+
+    def _key(self) -> GroupId:
+        first = self._reports[0]
+        return GroupId(
+            group=self._group,
+            env_ids=tuple(report.env_id for report in self._reports),
+            episode_idx=first.episode_idx,
+            step=self._step,
+        )
+
+    def _group_id(self) -> str:
+        request = self._trials.trials[0].request
+        return f"{request.split}/{self._policy}/{request.episode_idx}"

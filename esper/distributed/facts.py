@@ -1,0 +1,77 @@
+"""What is measured about a run before it begins, without Ray: does every task exist, and what do its hosts look like?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from esper.distributed.build import make_trial
+from esper.leyline.host import HostFamily
+from esper.leyline.load import ConfigError
+from esper.leyline.rng import SeedTree
+from esper.tolaria.tasks.presets import find_preset
+from esper.tolaria.tasks.registry import contexts
+from esper.tolaria.trial import EpisodeRequest
+from esper.urza.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from esper.distributed.config import RunConfig
+    from esper.kasmina.model import MorphogeneticModel
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A run's fixed surroundings."""
+
+    max_epochs: int
+    slot_ids: tuple[str, ...]
+    host_params: int
+    """Of the smallest host."""
+    param_budget: int
+    """Most parameters that may be added: the largest blueprint as often as seeds may fossilize."""
+    steps_per_epoch: int
+    """Host batches."""
+    family: HostFamily
+    blueprints: tuple[int, ...]
+    """Catalogue places on offer."""
+    largest_blueprint: int
+    """Place of the one with the most parameters."""
+    policy_device: str
+    env_devices: tuple[str, ...]
+
+
+def examine(config: RunConfig) -> RunFacts:
+    """Build one trial of every context, so that anything missing shows before work starts.
+
+    Raises:
+        ConfigError: If a context cannot be played, or contexts differ in their number of slots.
+    """
+    catalogue = Catalogue.standard()
+    preset = find_preset(config.task)
+    models = [
+        make_trial(config, catalogue, EpisodeRequest(0, 0, "train", SeedTree(config.seed).child("preflight"), context)).model
+        for context in contexts(config.task, "train")
+    ]
+    layouts = {(model.host.family, tuple(spec.slot_id for spec in model.specs)) for model in models}
+    if len(layouts) > 1:
+        raise ConfigError(f"task.contexts mixes hosts with different slots: {sorted(layouts)}; restrict task.contexts")
+    family, slot_ids = layouts.pop()
+    names = config.growth.blueprints or catalogue.names(family)
+    costs = {name: max(_costs(catalogue, name, model) for model in models) for name in names}
+    return RunFacts(
+        max_epochs=preset.max_epochs,
+        steps_per_epoch=-(-preset.counts.train // preset.batch_size),
+        family=family,
+        slot_ids=slot_ids,
+        host_params=min(model.num_host_parameters for model in models),
+        param_budget=min(config.growth.max_fossils, len(slot_ids)) * max(costs.values(), default=0),
+        blueprints=tuple(catalogue.place(name) for name in names),
+        largest_blueprint=catalogue.place(max(names, key=costs.__getitem__)),
+        policy_device="cpu",
+        env_devices=("cpu",) * config.rollout.num_actors,
+    )
+
+
+def _costs(catalogue: Catalogue, name: str, model: MorphogeneticModel) -> int:
+    """Parameters of a blueprint where it needs the most."""
+    return max(catalogue.spec(name, model.host.family, spec.channels, spec.positions).num_parameters for spec in model.specs)

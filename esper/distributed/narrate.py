@@ -1,0 +1,251 @@
+"""Turns what a trial reports into telemetry events. Pure: reports in, events out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from esper.leyline.actions import FactoredAction
+from esper.leyline.reports import TrialReport
+from esper.leyline.reward import PARTS, RewardComponents
+from esper.leyline.stages import SeedStage
+from esper.leyline.telemetry import (
+    CounterfactualConfig,
+    CounterfactualMatrixPayload,
+    EpisodeOutcomePayload,
+    RewardComputedPayload,
+    SeedFossilizedPayload,
+    SeedGateEvaluatedPayload,
+    SeedGerminatedPayload,
+    SeedPrunedPayload,
+    SeedSnapshot,
+    SeedStageChangedPayload,
+    TelemetryEvent,
+    TelemetryEventType,
+    TelemetryPayload,
+    TolariaEpochPayload,
+    TolariaRollbackPayload,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from esper.leyline.reports import EpisodeOutcome, StageTransition
+
+_EVIDENCE = (
+    "val_acc",
+    "utility",
+    "seed_contribution",
+    "progress_since_germination",
+    "attribution_discount",
+    "timing_discount",
+    "growth_ratio",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepStory:
+    """One trial's step, as it is told."""
+
+    group_id: str
+    """Round or evaluation the step belongs to, e.g. `train/7`."""
+    report: TrialReport
+    action: FactoredAction
+    reward: RewardComponents
+    value_estimate: float | None
+    """In reward units as the learner sees them; None for a policy without values."""
+    confidence: float
+    """Joint probability of the action, 0…1."""
+    device: str
+
+
+def tell_step(story: StepStory) -> Iterator[TelemetryEvent]:
+    """Events of one step, in the order in which things happened."""
+    report = story.report
+    for transition in report.transitions:
+        yield from _tell_transition(story.group_id, report, transition)
+    if report.verdict is not None and report.verdict.panic is not None:
+        yield _event(story.group_id, TelemetryEventType.TOLARIA_ROLLBACK, _rollback(story))
+    yield _event(story.group_id, TelemetryEventType.TOLARIA_EPOCH_COMPLETED, _epoch(report))
+    if report.counterfactuals is not None and len(report.counterfactuals.configurations) > 1:
+        yield _event(story.group_id, TelemetryEventType.COUNTERFACTUAL_MATRIX_COMPUTED, _matrix(report))
+    yield _event(story.group_id, TelemetryEventType.REWARD_COMPUTED, _reward(story))
+
+
+def tell_outcome(group_id: str, outcome: EpisodeOutcome, *, policy: str, reward_mode: str) -> TelemetryEvent:
+    """The event that ends an episode."""
+    payload = EpisodeOutcomePayload(
+        env_id=outcome.env_id,
+        episode_idx=outcome.episode_idx,
+        final_accuracy=outcome.final_accuracy,
+        param_ratio=outcome.param_ratio,
+        num_fossilized=outcome.num_fossilized,
+        num_contributing_fossilized=outcome.num_contributing_fossilized,
+        episode_reward=outcome.episode_reward,
+        stability_score=outcome.stability_score,
+        context=outcome.context,
+        split=outcome.split,
+        utility=outcome.utility,
+        reward_mode=reward_mode,
+        episode_length=outcome.episode_length,
+        outcome_type=outcome.outcome_type,
+        germinate_count=outcome.germinate_count,
+        prune_count=outcome.prune_count,
+        fossilize_count=outcome.fossilize_count,
+        kept=outcome.kept,
+        test_accuracy=outcome.final_accuracy,
+        policy=policy,
+    )
+    return _event(group_id, TelemetryEventType.EPISODE_OUTCOME, payload)
+
+
+def _event(group_id: str, event_type: TelemetryEventType, payload: TelemetryPayload, seed_id: str | None = None) -> TelemetryEvent:
+    return TelemetryEvent(event_type, payload, group_id=group_id, seed_id=seed_id)
+
+
+def _tell_transition(group_id: str, report: TrialReport, transition: StageTransition) -> Iterator[TelemetryEvent]:
+    seed, metrics = transition.seed, transition.seed.metrics
+    env_id, episode_idx, seed_id = report.env_id, report.episode_idx, transition.seed_id
+    if transition.gate is not None:
+        gate = transition.gate
+        payload = SeedGateEvaluatedPayload(
+            slot_id=transition.slot_id,
+            env_id=env_id,
+            gate=gate.gate.name,
+            passed=gate.passed,
+            target_stage=gate.target_stage.name,
+            checks_passed=gate.checks_passed,
+            checks_failed=gate.checks_failed,
+            score=gate.score,
+            episode_idx=episode_idx,
+        )
+        yield _event(group_id, TelemetryEventType.SEED_GATE_EVALUATED, payload, seed_id)
+    if transition.to_stage is SeedStage.GERMINATED:
+        germinated = SeedGerminatedPayload(
+            slot_id=transition.slot_id,
+            env_id=env_id,
+            blueprint_id=transition.blueprint_id,
+            params=seed.num_parameters,
+            blend_tempo_epochs=seed.tempo_epochs,
+            episode_idx=episode_idx,
+        )
+        yield _event(group_id, TelemetryEventType.SEED_GERMINATED, germinated, seed_id)
+    changed = SeedStageChangedPayload(
+        slot_id=transition.slot_id,
+        env_id=env_id,
+        from_stage=transition.from_stage.name,
+        to_stage=transition.to_stage.name,
+        alpha=seed.alpha,
+        accuracy_delta=metrics.improvement_since_stage_start,
+        epochs_in_stage=seed.epochs_in_stage,
+        grad_ratio=metrics.gradient_ratio,
+        has_vanishing=metrics.has_vanishing,
+        has_exploding=metrics.has_exploding,
+        blueprint_id=transition.blueprint_id,
+        initiator=transition.initiator,
+        reason=transition.reason,
+        episode_idx=episode_idx,
+    )
+    yield _event(group_id, TelemetryEventType.SEED_STAGE_CHANGED, changed, seed_id)
+    if transition.to_stage is SeedStage.FOSSILIZED:
+        fossilized = SeedFossilizedPayload(
+            slot_id=transition.slot_id,
+            env_id=env_id,
+            blueprint_id=transition.blueprint_id,
+            improvement=metrics.total_improvement,
+            params_added=seed.num_parameters,
+            alpha=seed.alpha,
+            epochs_total=seed.age_epochs,
+            counterfactual=metrics.contribution,
+            episode_idx=episode_idx,
+        )
+        yield _event(group_id, TelemetryEventType.SEED_FOSSILIZED, fossilized, seed_id)
+    if transition.to_stage is SeedStage.PRUNED:
+        pruned = SeedPrunedPayload(
+            slot_id=transition.slot_id,
+            env_id=env_id,
+            reason=transition.reason,
+            blueprint_id=transition.blueprint_id,
+            improvement=metrics.total_improvement,
+            auto_pruned=transition.initiator != "policy",
+            epochs_total=seed.age_epochs,
+            counterfactual=metrics.contribution,
+            initiator=transition.initiator,
+            episode_idx=episode_idx,
+        )
+        yield _event(group_id, TelemetryEventType.SEED_PRUNED, pruned, seed_id)
+
+
+def _epoch(report: TrialReport) -> TolariaEpochPayload:
+    return TolariaEpochPayload(
+        env_id=report.env_id,
+        val_accuracy=report.val_accuracy,
+        val_loss=report.val_loss,
+        inner_epoch=report.epoch,
+        seeds={slot.slot_id: SeedSnapshot.from_report(slot.seed) for slot in report.slots if slot.seed is not None},
+        episode_idx=report.episode_idx,
+        max_epochs=report.max_epochs,
+        train_loss=report.train_loss,
+        train_accuracy=report.train_accuracy,
+        committed_accuracy=report.committed_accuracy,
+        host_grad_norm=report.gradient_norm,
+        host_lr=report.learning_rate,
+        host_params=report.host_params,
+        seed_params=report.seed_params,
+        fossil_params=report.fossil_params,
+        num_fossils=report.num_fossils,
+        host_epoch_time_ms=report.timings.host_epoch_time_ms,
+        evaluation_time_ms=report.timings.evaluation_time_ms,
+        forward_time_ms=report.timings.forward_time_ms,
+        backward_time_ms=report.timings.backward_time_ms,
+        optimizer_step_time_ms=report.timings.optimizer_step_time_ms,
+    )
+
+
+def _matrix(report: TrialReport) -> CounterfactualMatrixPayload:
+    table = report.counterfactuals
+    assert table is not None
+    slot_ids = tuple(slot.slot_id for slot in report.slots)
+    return CounterfactualMatrixPayload(
+        env_id=report.env_id,
+        slot_ids=slot_ids,
+        configs=tuple(
+            CounterfactualConfig(tuple(slot_ids[i] for i in slots_on), accuracy)
+            for slots_on, accuracy in zip(table.configurations, table.accuracies, strict=True)
+        ),
+        strategy="factorial" if report.done else "ablation",
+        compute_time_ms=report.timings.evaluation_time_ms,
+        episode_idx=report.episode_idx,
+        inner_epoch=report.epoch,
+    )
+
+
+def _rollback(story: StepStory) -> TolariaRollbackPayload:
+    verdict = story.report.verdict
+    assert verdict is not None and verdict.panic is not None
+    return TolariaRollbackPayload(
+        env_id=story.report.env_id,
+        device=story.device,
+        reason=f"loss {verdict.loss:g}",
+        loss_at_panic=verdict.loss,
+        loss_threshold=verdict.loss_threshold,
+        consecutive_panics=verdict.consecutive_anomalies,
+        panic_reason=verdict.panic.value,
+        penalty=story.reward.governor_penalty,
+        episode_idx=story.report.episode_idx,
+    )
+
+
+def _reward(story: StepStory) -> RewardComputedPayload:
+    report, reward = story.report, story.reward
+    return RewardComputedPayload(
+        env_id=report.env_id,
+        total_reward=reward.total_reward,
+        action_name=reward.action_name,
+        value_estimate=story.value_estimate,
+        action_confidence=story.confidence,
+        action_slot=report.slots[story.action.slot].slot_id if reward.action_name != "WAIT" else None,
+        episode_idx=report.episode_idx,
+        inner_epoch=report.epoch,
+        **{name: getattr(reward, name) for name in (*PARTS, *_EVIDENCE)},
+    )

@@ -1,0 +1,84 @@
+"""The end of a command: table, picture and paths, on the terminal and in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from esper.distributed.checkpoint import CheckpointFolder
+from esper.karn.report.markdown import write_report as write_markdown
+from esper.karn.report.table import PolicyRow, policy_table
+from esper.karn.store import Store
+from esper.leyline.load import dump
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from esper.distributed.compare import Comparison
+    from esper.distributed.config import RunConfig
+    from esper.distributed.run_dir import RunDir
+
+
+def write_report(config: RunConfig, paths: RunDir, comparison: Comparison | None) -> None:
+    """Write the comparison, the picture and the report of a finished run, print the table and where everything lies."""
+    rows = policy_rows(comparison) if comparison else []
+    if comparison is not None:
+        paths.comparison.write_text(json.dumps(comparison.to_dict(), indent=1))
+        print_comparison(comparison)
+    checkpoint = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last).latest()
+    files: dict[str, Path] = {"checkpoint": checkpoint}
+    if comparison is not None:
+        files["comparison"] = paths.comparison
+    with Store.open(paths.root) as store:
+        report = write_markdown(store, paths.root, config=dump(config), comparison=rows, paths=files)
+    for name, path in {"telemetry": paths.telemetry, "plot": paths.plot, "report": report, **files}.items():
+        print(f"{name:<11} {path}")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print the table of policies and the differences between the learned one and each baseline."""
+    console = Console(highlight=False, soft_wrap=True)
+    num_episodes = len(next(iter(comparison.outcomes.values())))
+    console.print(policy_table(policy_rows(comparison), title=f"{num_episodes} unseen hosts each, split {comparison.split!r}"))
+    for pair in comparison.differences:
+        d, p = pair.difference, pair.probability_of_improvement
+        console.print(
+            f"{pair.policy} − {pair.baseline}: {d.value:+.1f} U, 95 % CI [{d.low:+.1f}, {d.high:+.1f}], "
+            f"better in {100 * p.value:.0f} % of pairs"
+        )
+    if comparison.fixed_plan is not None:
+        console.print(f"fixed schedule, found in {comparison.fixed_episodes} episodes: {describe_plan(comparison)}")
+
+
+def print_interruption(paths: RunDir) -> None:
+    """Say how to go on."""
+    print(f"stopped; the last finished round is saved. Continue with: esper resume {paths.root}")
+
+
+def policy_rows(comparison: Comparison) -> list[PolicyRow]:
+    """One row per policy, in the order of the comparison."""
+    rows = []
+    for summary in comparison.summaries:
+        played = comparison.outcomes[summary.policy]
+        rows.append(
+            PolicyRow(
+                policy=summary.policy,
+                utility=summary.mean.value,
+                utility_low=summary.mean.low,
+                utility_high=summary.mean.high,
+                accuracy=statistics.fmean(outcome.final_accuracy for outcome in played),
+                growth_frac=statistics.fmean(outcome.param_ratio - 1.0 for outcome in played),
+                num_fossils=statistics.fmean(outcome.num_fossilized for outcome in played),
+                num_episodes=len(played),
+            )
+        )
+    return rows
+
+
+def describe_plan(comparison: Comparison) -> str:
+    """The fixed schedule in words."""
+    plan = comparison.fixed_plan or ()
+    return ", ".join(f"place {g.blueprint_place} in slot {g.slot} at epoch {g.epoch}" for g in plan) or "grow nothing"

@@ -1,0 +1,46 @@
+"""Which episodes a round or an evaluation consists of. Pure: the same arguments give the same requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from esper.leyline.rng import SeedTree
+from esper.tolaria.trial import EpisodeRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esper.distributed.config import RolloutConfig
+    from esper.tolaria.tasks.base import Context, Split
+
+Groups = list[tuple[EpisodeRequest, ...]]
+"""Episodes that are played in lockstep, group by group."""
+
+
+def training_round(round_idx: int, rollout: RolloutConfig, seeds: SeedTree) -> Groups:
+    """One episode per environment; the context is drawn from the episode's own seeds."""
+    requests = [
+        EpisodeRequest(env_id, round_idx, "train", seeds.child("env", env_id, "episode", round_idx)) for env_id in range(rollout.num_envs)
+    ]
+    return in_groups(requests, rollout.envs_per_actor)
+
+
+def evaluation_episodes(contexts: Sequence[Context], split: Split, *, seeds_per_context: int, root: int, group_size: int) -> Groups:
+    """Every context on the same number of seeds; the same root pairs the episodes of different policies."""
+    requests = []
+    for context in contexts:
+        for seed_idx in range(seeds_per_context):
+            seeds = SeedTree(root).child(split, context.name, seed_idx)
+            requests.append(EpisodeRequest(len(requests), seed_idx, split, seeds, context))
+    return in_groups(requests, group_size)
+
+
+def search_episodes(first: int, count: int, seeds: SeedTree, group_size: int) -> Groups:
+    """Training episodes for a search that plays `count` of them, beginning at number `first`."""
+    requests = [EpisodeRequest(i, first + i, "train", seeds.child("search", first + i)) for i in range(count)]
+    return in_groups(requests, group_size)
+
+
+def in_groups(requests: Sequence[EpisodeRequest], size: int) -> Groups:
+    """Cut into groups of `size`; the last may be smaller."""
+    return [tuple(requests[start : start + size]) for start in range(0, len(requests), size)]

@@ -1,0 +1,118 @@
+"""The folder of one run: what lies where, and who may write into it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class RunDirError(RuntimeError):
+    """A run folder that cannot be used as asked; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths within a run's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings."""
+        return self.root / "config.yaml"
+
+    @property
+    def telemetry(self) -> Path:
+        """DuckDB file; one process owns it while the run lives."""
+        return self.root / "telemetry.duckdb"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def spool(self) -> Path:
+        """Telemetry that the sink has not taken yet."""
+        return self.root / "spool"
+
+    @property
+    def comparison(self) -> Path:
+        """Episodes and statistics of the closing comparison, as JSON."""
+        return self.root / "comparison.json"
+
+    @property
+    def plot(self) -> Path:
+        """The run in one picture."""
+        return self.root / "report.png"
+
+    @property
+    def report(self) -> Path:
+        """The run in words."""
+        return self.root / "report.md"
+
+    @property
+    def lock(self) -> Path:
+        """Names the process that writes here."""
+        return self.root / ".owner"
+
+
+def create_run_dir(root: Path) -> RunDir:
+    """Claim a new run folder.
+
+    Raises:
+        RunDirError: If it holds a run already, cannot be written, or would be lost with a Ray job's working folder.
+    """
+    if not root.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise RunDirError(f"--run-dir {root}: inside a Ray job give an absolute path; the job's working folder is deleted with it")
+    paths = RunDir(root.resolve())
+    if paths.config.exists():
+        raise RunDirError(f"--run-dir {root} holds a run already; continue it with `esper resume {root}` or choose another folder")
+    if root.exists() and any(root.iterdir()):
+        raise RunDirError(f"--run-dir {root} is not empty and holds no run; choose another folder")
+    try:
+        paths.root.mkdir(parents=True, exist_ok=True)
+        _claim(paths)
+        for folder in (paths.checkpoints, paths.spool):
+            folder.mkdir()
+    except OSError as error:
+        raise RunDirError(f"--run-dir {root} cannot be written: {error.strerror}") from error
+    return paths
+
+
+def open_run_dir(root: Path, *, for_writing: bool) -> RunDir:
+    """Open an existing run's folder.
+
+    Raises:
+        RunDirError: If there is no run, or another process is writing to it.
+    """
+    paths = RunDir(root.resolve())
+    if not paths.config.exists():
+        raise RunDirError(f"{root} holds no run: {paths.config.name} is missing")
+    if for_writing:
+        _claim(paths)
+    return paths
+
+
+def release_run_dir(paths: RunDir) -> None:
+    """Give up the claim."""
+    paths.lock.unlink(missing_ok=True)
+
+
+def _claim(paths: RunDir) -> None:
+    if paths.lock.exists():
+        owner = int(paths.lock.read_text() or 0)
+        if owner != os.getpid() and _is_alive(owner):
+            raise RunDirError(f"{paths.root} is being written by process {owner}; wait for it or choose another folder")
+    paths.lock.write_text(str(os.getpid()))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process > 0

@@ -1,0 +1,25 @@
+-- Whatever went wrong, with one line of explanation.
+CREATE OR REPLACE VIEW anomalies AS
+WITH learning AS (
+    SELECT * FROM gradient_anomaly
+    UNION ALL BY NAME SELECT * FROM ratio_explosion_detected
+    UNION ALL BY NAME SELECT * FROM ratio_collapse_detected
+    UNION ALL BY NAME SELECT * FROM value_collapse_detected
+    UNION ALL BY NAME SELECT * FROM gradient_pathology_detected
+    UNION ALL BY NAME SELECT * FROM numerical_instability_detected
+)
+SELECT event_type, timestamp, severity, group_id, producer, batch, NULL::BIGINT AS env_id, detail FROM learning
+UNION ALL BY NAME
+SELECT event_type, timestamp, severity, group_id, producer, batch, reason AS detail FROM policy_update_rejected
+UNION ALL BY NAME
+SELECT event_type, timestamp, severity, group_id, producer, env_id, reason AS detail FROM tolaria_rollback
+UNION ALL BY NAME
+SELECT event_type, timestamp, severity, group_id, producer, env_id,
+       format('accuracy {:.1f} % fell {:.1f} % below its rolling mean', current_acc, drop_percent) AS detail
+FROM performance_degradation
+UNION ALL BY NAME
+SELECT event_type, timestamp, severity, group_id, producer, env_id, pattern AS detail FROM reward_hacking_suspected
+UNION ALL BY NAME
+SELECT event_type, timestamp, severity, group_id, producer,
+       format('{:.1f} of {:.1f} GB in use', gpu_allocated_gb, gpu_total_gb) AS detail
+FROM memory_warning;

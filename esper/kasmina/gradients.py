@@ -1,0 +1,63 @@
+"""Gradient norm and health of seeds, all read in one pass over the gradients of host and seeds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from esper.kasmina.seed_state import GradientReading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+VANISHING_NORM = 1e-7
+"""A parameter tensor whose gradient norm is below this counts as vanishing."""
+EXPLODING_NORM = 10.0
+"""A parameter tensor whose gradient norm is above this, or not finite, counts as exploding."""
+
+
+def read_gradients(host: Sequence[Tensor], seeds: Sequence[Sequence[Tensor]]) -> list[GradientReading | None]:
+    """Measure the gradients that the last backward pass left behind.
+
+    Args:
+        host: Parameters of the host.
+        seeds: Parameters of the seed in every slot; none where it is free.
+
+    Returns:
+        A reading per slot; None where no parameter has a gradient.
+    """
+    groups = [[p for p in parameters if p.grad is not None] for parameters in (host, *seeds)]
+    gradients = [p.grad for group in groups for p in group if p.grad is not None]
+    if not gradients:
+        return [None] * len(seeds)
+    norms = torch.stack(torch._foreach_norm(gradients)).tolist()
+    host_norms, rest = norms[: len(groups[0])], norms[len(groups[0]) :]
+    host_rms = _rms(host_norms, groups[0])
+    readings: list[GradientReading | None] = []
+    for group in groups[1:]:
+        readings.append(_read(rest[: len(group)], group, host_rms) if group else None)
+        rest = rest[len(group) :]
+    return readings
+
+
+def _read(norms: Sequence[float], parameters: Sequence[Tensor], host_rms: float) -> GradientReading:
+    vanishing = sum(norm < VANISHING_NORM for norm in norms)
+    exploding = sum(not norm <= EXPLODING_NORM for norm in norms)
+    ratio = _rms(norms, parameters) / host_rms if host_rms > 0.0 else math.nan
+    return GradientReading(
+        norm=math.hypot(*norms),
+        health=max(0.0, 1.0 - 0.5 * vanishing / len(norms) - 0.8 * exploding / len(norms)),
+        has_vanishing=vanishing > 0,
+        has_exploding=exploding > 0,
+        ratio=ratio if math.isfinite(ratio) else None,
+    )
+
+
+def _rms(norms: Sequence[float], parameters: Sequence[Tensor]) -> float:
+    """Norm per square root of the number of elements; 0 where there are none."""
+    size = sum(p.numel() for p in parameters)
+    return math.hypot(*norms) / math.sqrt(size) if size else 0.0

@@ -1,0 +1,292 @@
+"""A host that grows: segments, slots and seeds as one module, moved by decisions and by the end of every epoch.
+
+What happens when is decided by the pure state machine; this module carries out what it says.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from esper.kasmina import lifecycle
+from esper.kasmina.config import growth_limits
+from esper.kasmina.configurations import Branches
+from esper.kasmina.gradients import read_gradients
+from esper.kasmina.nursery import Nursery
+from esper.kasmina.seed_state import SeedState, SlotStates, record_gradients
+from esper.kasmina.slot import SeedSlot
+from esper.kasmina.snapshot import Snapshot
+from esper.kasmina.structure import Structure, copy_weights
+from esper.leyline.stages import SeedStage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from esper.kasmina.config import GrowthConfig
+    from esper.leyline.actions import FactoredAction
+    from esper.leyline.host import HostProtocol
+    from esper.leyline.masks import ActionMasks
+    from esper.leyline.ports import Catalogue
+    from esper.leyline.reports import SeedStateReport, StageTransition
+    from esper.leyline.rng import SeedTree
+
+
+class MorphogeneticModel(nn.Module):
+    """A host with a slot behind its segments.
+
+        model.apply(action, val_accuracy=…)          # before an epoch
+        loss = criterion(model(x), y); loss.backward()
+        model.observe_gradients()                    # after the epoch's last backward pass
+        model.tick(val_accuracy=…, contributions=…, solo=…)
+
+    Whoever changes it wraps `apply`, `tick`, `prune_all` and `restore` in a `GrowthTransaction`.
+
+    Args:
+        host: The network that grows; also an `nn.Module`.
+        catalogue: Where seeds come from.
+        config: Rules of growth.
+        seeds: Source of the seeds' initial weights.
+    """
+
+    def __init__(self, host: HostProtocol, catalogue: Catalogue, config: GrowthConfig, seeds: SeedTree) -> None:
+        super().__init__()
+        if not isinstance(host, nn.Module):
+            raise TypeError(f"a host must be an nn.Module, got {type(host).__name__}")
+        self.host: HostProtocol = host
+        self.config = config
+        self.specs = tuple(host.injection_specs())
+        self._slots = tuple(SeedSlot(spec) for spec in self.specs)
+        self.slots = nn.ModuleList(self._slots)
+        self._catalogue = catalogue
+        self._limits = growth_limits(config, catalogue, host.family)
+        self._nursery = Nursery(catalogue, host.family, seeds)
+        self._states: SlotStates = (None,) * len(self.specs)
+        self._epoch = 0
+        self._val_accuracy = 0.0
+        self._forward_segment = host.forward_segment
+        self._head = host.head
+        self._path: list[tuple[int, list[tuple[int, Callable[[Tensor], Tensor]]]]] = []
+        self._route()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the host with its seeds; [B, classes] or [B, T, classes]."""
+        for segment, slots in self._path:
+            x = self._forward_segment(segment, x)
+            for _, slot in slots:
+                x = slot(x)
+        return self._head(x)
+
+    def forward_configurations(self, x: Tensor, configurations: Sequence[frozenset[int] | tuple[int, ...]]) -> Tensor:
+        """Logits under several choices of slots, [C, B, …], as in evaluation mode; nothing is mutated.
+
+        Args:
+            x: One batch.
+            configurations: Slots left on in each; any other slot has alpha 0. One that is not live computes nothing
+                either way.
+
+        Raises:
+            ValueError: If there is no configuration.
+            IndexError: If a configuration names a slot that does not exist.
+        """
+        if not configurations:
+            raise ValueError("forward_configurations needs at least one configuration")
+        unknown = set().union(*configurations) - set(range(len(self._slots)))
+        if unknown:
+            raise IndexError(f"slots {sorted(unknown)} do not exist; the host has {len(self._slots)}")
+        with evaluating(self):
+            branches = Branches(x, (0,) * len(configurations))
+            for segment, slots in self._path:
+                branches = branches.along(partial(self._forward_segment, segment))
+                for index, slot in slots:
+                    if self._slots[index].is_incubating:
+                        continue
+                    branches = branches.split(slot, [index in configuration for configuration in configurations])
+            return branches.along(self._head).expand()
+
+    def trace(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits, and the value that every slot hands on, in slot order."""
+        values: list[Tensor | None] = [None] * len(self._slots)
+        for segment in range(self.host.num_segments):
+            x = self._forward_segment(segment, x)
+            for index, spec in enumerate(self.specs):
+                if spec.segment == segment:
+                    x = self._slots[index].forward(x)
+                    values[index] = x
+        return self._head(x), tuple(value for value in values if value is not None)
+
+    def apply(self, action: FactoredAction, *, val_accuracy: float) -> tuple[StageTransition, ...]:  # type: ignore[override]
+        """Execute one decision; `nn.Module.apply` gives way to it.
+
+        Args:
+            action: What to do.
+            val_accuracy: Latest validation accuracy in percent; a new seed remembers it.
+
+        Raises:
+            IllegalActionError: If `masks()` forbids it; nothing is changed then.
+        """
+        states, transitions = lifecycle.apply_action(self._states, action, self._context(val_accuracy))
+        self._val_accuracy = val_accuracy
+        self._become(states)
+        return transitions
+
+    def tick(self, *, val_accuracy: float, contributions: Mapping[int, float], solo: Mapping[int, float]) -> tuple[StageTransition, ...]:
+        """End an epoch.
+
+        Args:
+            val_accuracy: Validation accuracy in percent.
+            contributions: Leave-one-out contribution by slot, in points; absent is unmeasured.
+            solo: Accuracy with that seed alone minus accuracy with none, by slot, in points.
+        """
+        context = self._context(val_accuracy)
+        states, transitions = lifecycle.tick(self._states, context, contributions=contributions, solo=solo)
+        self._epoch += 1
+        self._val_accuracy = val_accuracy
+        self._become(states)
+        return transitions
+
+    def prune_all(self, initiator: str) -> tuple[StageTransition, ...]:
+        """Give up every seed that is not permanent, at once."""
+        states, transitions = lifecycle.prune_all(self._states, initiator)
+        self._become(states)
+        return transitions
+
+    def observe_gradients(self) -> None:
+        """Read the seeds' gradients into their metrics; call it between a backward pass and the next `zero_grad`."""
+        if any(seed is not None and seed.has_module for seed in self._states):
+            host = list(self._host_module.parameters())
+            readings = read_gradients(host, [list(slot.parameters()) for slot in self._slots])
+            self._states = record_gradients(self._states, readings)
+
+    def masks(self) -> ActionMasks:
+        """Legal choices now (B = 1)."""
+        return lifecycle.legal_actions(self._states, self._context(self._val_accuracy))
+
+    def seed_reports(self) -> tuple[SeedStateReport | None, ...]:
+        """What is known of the seed in every slot; None where a slot is free."""
+        return tuple(None if seed is None else seed.report() for seed in self._states)
+
+    def live_slots(self) -> tuple[int, ...]:
+        """Slots whose seed is heard: blending, holding or fossilized, with alpha above 0."""
+        return tuple(i for i, seed in enumerate(self._states) if seed is not None and seed.is_live)
+
+    def fossil_slots(self) -> tuple[int, ...]:
+        """Slots whose seed is permanent."""
+        return tuple(i for i, seed in enumerate(self._states) if seed is not None and _is_fossil(seed))
+
+    def slot_layers(self) -> tuple[int, ...]:
+        """For every slot, the index into the host's layers of the last one before it."""
+        segments = [layer.segment for layer in self.host.layer_specs()]
+        return tuple(max(i for i, segment in enumerate(segments) if segment <= spec.segment) for spec in self.specs)
+
+    @property
+    def num_host_parameters(self) -> int:
+        """Parameters of the host alone."""
+        return _count(self._host_module)
+
+    @property
+    def num_seed_parameters(self) -> int:
+        """Parameters of all seeds that have a module, gates and fossils included."""
+        return _count(self.slots)
+
+    @property
+    def num_fossil_parameters(self) -> int:
+        """Parameters of the permanent seeds, gates included."""
+        return sum(_count(self._slots[i]) for i in self.fossil_slots())
+
+    def snapshot(self) -> Snapshot:
+        """Copy the weights of host and fossils to the CPU."""
+        return Snapshot.take(self._host_module, self._fossils())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Write a snapshot back. A fossil that is younger than the snapshot keeps its weights.
+
+        Raises:
+            ValueError: If the snapshot does not fit; nothing is changed then.
+        """
+        snapshot.write(self._host_module, self._fossils())
+
+    def structure(self) -> Structure:
+        """Everything that a change could touch, for `reinstate`."""
+        return Structure(
+            states=self._states,
+            planted=tuple(slot.planted for slot in self._slots),
+            weights=copy_weights(self),
+            trainable=frozenset(p for p in self.parameters() if p.requires_grad),
+            epoch=self._epoch,
+            val_accuracy=self._val_accuracy,
+        )
+
+    def reinstate(self, structure: Structure) -> None:
+        """Undo every change since `structure` was taken."""
+        for slot, planted in zip(self._slots, structure.planted, strict=True):
+            slot.clear()
+            if planted is not None:
+                slot.plant(*planted)
+        self._epoch, self._val_accuracy = structure.epoch, structure.val_accuracy
+        self._become(structure.states)
+        structure.write_weights()
+
+    @property
+    def _host_module(self) -> nn.Module:
+        return self.get_submodule("host")
+
+    def _fossils(self) -> dict[str, nn.Module]:
+        return {seed.seed_id: slot for slot, seed in zip(self._slots, self._states, strict=True) if seed is not None and _is_fossil(seed)}
+
+    def _context(self, val_accuracy: float) -> lifecycle.LifecycleContext:
+        return lifecycle.LifecycleContext(
+            config=self.config,
+            limits=self._limits,
+            catalogue=self._catalogue,
+            family=self.host.family,
+            specs=self.specs,
+            epoch=self._epoch,
+            val_accuracy=val_accuracy,
+        )
+
+    def _become(self, states: SlotStates) -> None:
+        """Make the modules what the states say; what a new seed needs is built before anything changes."""
+        pairs = list(zip(self._slots, states, strict=True))
+        grown = [self._nursery.modules(slot, s, epoch=self._epoch) if s is not None and s.has_module else None for slot, s in pairs]
+        self._states = states
+        like = next(self._host_module.parameters())
+        for (slot, state), modules in zip(pairs, grown, strict=True):
+            if state is None or modules is None:
+                slot.clear()
+                continue
+            if slot.planted != modules:
+                slot.plant(*modules)
+                slot.to(device=like.device, dtype=like.dtype).train(self.training)
+            slot.follow(state, isolates=self.config.isolate_blending)
+        self._route()
+
+    def _route(self) -> None:
+        """Note once which slots a forward pass has to visit."""
+        self._path = [
+            (segment, [(i, slot.forward) for i, slot in enumerate(self._slots) if slot.computes and slot.spec.segment == segment])
+            for segment in range(self.host.num_segments)
+        ]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a block, so that dropout and batch statistics rest; every submodule gets its own mode back."""
+    training = [part for part in module.modules() if part.training]
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _is_fossil(seed: SeedState) -> bool:
+    return seed.stage is SeedStage.FOSSILIZED
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

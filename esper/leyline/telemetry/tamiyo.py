@@ -1,0 +1,182 @@
+"""Payloads about the policy: its updates, and when it may begin to act."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from esper.leyline.telemetry.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class TamiyoPolicyUpdatePayload(Payload):
+    """One pass of PPO over a round's data. None is unmeasured."""
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    grad_norm: float
+    """After clipping; infinite on an overflow under mixed precision."""
+    kl_divergence: float
+    clip_fraction: float
+    nan_grad_count: int
+    explained_variance: float | None = None
+    """1 − Var(return − value) / Var(return); NaN where returns do not vary."""
+    ppo_update_idx: int = 1
+    """1, 2, 3 … within a round."""
+    pre_clip_grad_norm: float | None = None
+    """What `clip_grad_norm_` returned."""
+    entropy_loss: float | None = None
+    advantage_mean: float | None = None
+    advantage_std: float | None = None
+    ratio_mean: float | None = None
+    ratio_min: float | None = None
+    ratio_max: float | None = None
+    ratio_std: float | None = None
+    lr: float | None = None
+    entropy_coef: float | None = None
+    inf_grad_count: int = 0
+    dead_layers: int | None = None
+    exploding_layers: int | None = None
+    layer_gradient_health: Mapping[str, float] | None = None
+    """Parameter name → 0…1."""
+    entropy_collapsed: bool = False
+    loss_scale: float | None = None
+    amp_overflow_detected: bool = False
+    update_skipped: bool = False
+    """The optimizer did not step, because gradients were not finite."""
+    update_time_ms: float | None = None
+    early_stop_epoch: int | None = None
+    """Pass at which KL exceeded its target; None if it did not."""
+    batch: int = 0
+    """Number of the round."""
+    skipped: bool = False
+    """Nothing was learned from this round, e.g. because every step was forced."""
+    policy_version: int | None = None
+    """Rounds that the policy has learned from, this one included."""
+    env_steps: int | None = None
+    """Taken in the run so far."""
+
+    # trust region
+    approx_kl_max: float | None = None
+    kl_reverse: float | None = None
+    """KL(new‖old)."""
+    trust_region_violations: int | None = None
+    """Samples whose ratio left the clip range."""
+
+    # value function
+    value_prediction_error_mean: float | None = None
+    """V − return, in reward units."""
+    value_prediction_error_std: float | None = None
+    td_error_mean: float | None = None
+    return_mean: float | None = None
+    return_std: float | None = None
+    value_target_correlation: float | None = None
+    """Between values and returns; below 0.5 the value function is not learning."""
+
+    # entropy: normalised by the logarithm of the number of legal choices, 0…1.
+    head_op_entropy: float | None = None
+    head_slot_entropy: float | None = None
+    head_blueprint_entropy: float | None = None
+    head_style_entropy: float | None = None
+    head_tempo_entropy: float | None = None
+    head_alpha_target_entropy: float | None = None
+    head_alpha_speed_entropy: float | None = None
+    head_alpha_curve_entropy: float | None = None
+    # grad_norm: l2 norm over the head's own parameters, before clipping.
+    head_op_grad_norm: float | None = None
+    head_slot_grad_norm: float | None = None
+    head_blueprint_grad_norm: float | None = None
+    head_style_grad_norm: float | None = None
+    head_tempo_grad_norm: float | None = None
+    head_alpha_target_grad_norm: float | None = None
+    head_alpha_speed_grad_norm: float | None = None
+    head_alpha_curve_grad_norm: float | None = None
+    # kl: KL(old‖new) of the head.
+    head_op_kl: float | None = None
+    head_slot_kl: float | None = None
+    head_blueprint_kl: float | None = None
+    head_style_kl: float | None = None
+    head_tempo_kl: float | None = None
+    head_alpha_target_kl: float | None = None
+    head_alpha_speed_kl: float | None = None
+    head_alpha_curve_kl: float | None = None
+    # clip_fraction: share of samples whose head ratio left the clip range.
+    head_op_clip_fraction: float | None = None
+    head_slot_clip_fraction: float | None = None
+    head_blueprint_clip_fraction: float | None = None
+    head_style_clip_fraction: float | None = None
+    head_tempo_clip_fraction: float | None = None
+    head_alpha_target_clip_fraction: float | None = None
+    head_alpha_speed_clip_fraction: float | None = None
+    head_alpha_curve_clip_fraction: float | None = None
+    # active_ratio: share of samples in which the head changed what was done.
+    head_op_active_ratio: float | None = None
+    head_slot_active_ratio: float | None = None
+    head_blueprint_active_ratio: float | None = None
+    head_style_active_ratio: float | None = None
+    head_tempo_active_ratio: float | None = None
+    head_alpha_target_active_ratio: float | None = None
+    head_alpha_speed_active_ratio: float | None = None
+    head_alpha_curve_active_ratio: float | None = None
+    causal_mask_coverage: Mapping[str, float] | None = None
+    """Head → share of the batch in which it matters."""
+
+    # policy quality
+    policy_determinism: float | None = None
+    """1 − H / H_max; above 0.95 the policy is nearly deterministic."""
+    action_diversity: int | None = None
+    """Different joint actions in the batch."""
+    dominant_action_ratio: float | None = None
+    """Share of the most common joint action; above 0.8 is a collapse."""
+    op_distribution: Mapping[str, float] | None = None
+    """Operation → share of decisions."""
+
+    # numerical stability
+    log_prob_underflow_count: int | None = None
+    """Samples with log-probability below −50."""
+    numerical_stability_score: float | None = None
+    """0…1; 1 is healthy."""
+    grad_clip_fraction: float | None = None
+    """Share of optimizer steps whose gradient was clipped."""
+    grad_norm_per_layer: Mapping[str, float] | None = None
+    grad_zero_fraction: float | None = None
+    grad_norm_ratio: float | None = None
+    """Largest over smallest norm of a layer."""
+    grad_nan_layers: tuple[str, ...] | None = None
+    loss_scale_updates: int | None = None
+    amp_overflow_count: int | None = None
+    grad_scaler_state: str | None = None
+    """`growing`, `stable` or `decaying`."""
+
+    # sample efficiency
+    valid_sample_ratio: float | None = None
+    """Share of steps that enter the actor loss."""
+    policy_update_magnitude: float | None = None
+    """L2 norm of the weights' change."""
+    gradient_utilization: float | None = None
+    """Norm of the gradient that was applied over the largest allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TamiyoInitiatedPayload(Payload):
+    """A host has settled, so that growth may begin."""
+
+    env_id: int
+    epoch: int
+    stable_count: int
+    stabilization_epochs: int
+    val_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUpdateRejectedPayload(Payload):
+    """An update was undone or refused; the policy is as it was."""
+
+    reason: str
+    batch: int
+    ppo_update_idx: int
+    nan_grad_count: int | None = None
+    kl_divergence: float | None = None
+    pre_clip_grad_norm: float | None = None
+    policy_version: int | None = None

@@ -1,0 +1,89 @@
+"""Payloads about host training: epochs, rounds and rollbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from esper.leyline.telemetry.kasmina import SeedSnapshot
+from esper.leyline.telemetry.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class TolariaEpochPayload(Payload):
+    """One trial finished an epoch. Accuracies in percent; None is unmeasured."""
+
+    env_id: int
+    val_accuracy: float
+    val_loss: float
+    inner_epoch: int
+    """Epoch within the episode, from 1."""
+    seeds: Mapping[str, SeedSnapshot] | None = None
+    """Slot id → the seed living there; empty slots are absent."""
+    episode_idx: int | None = None
+    max_epochs: int | None = None
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    committed_accuracy: float | None = None
+    """Validation accuracy with fossils alone."""
+    host_grad_norm: float | None = None
+    """Before clipping."""
+    host_lr: float | None = None
+    host_params: int | None = None
+    seed_params: int | None = None
+    fossil_params: int | None = None
+    num_fossils: int | None = None
+    host_epoch_time_ms: float | None = None
+    evaluation_time_ms: float | None = None
+    forward_time_ms: float | None = None
+    backward_time_ms: float | None = None
+    optimizer_step_time_ms: float | None = None
+    data_transfer_time_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TolariaBatchPayload(Payload):
+    """A round ended: every env has played its episodes."""
+
+    episodes_completed: int
+    """In the run so far."""
+    batch_idx: int
+    """Number of the round."""
+    avg_accuracy: float
+    """Mean final accuracy of the round's episodes, in percent."""
+    avg_reward: float
+    """Mean episode reward."""
+    total_episodes: int
+    """Planned for the run."""
+    n_envs: int
+    rolling_accuracy: float | None = None
+    env_accuracies: tuple[float, ...] | None = None
+    start_episode: int | None = None
+    avg_utility: float | None = None
+    env_steps: int | None = None
+    """Taken in the run so far."""
+    env_steps_per_sec: float | None = None
+    """Over this round, updates included."""
+    wall_sec: float | None = None
+    """Duration of this round."""
+
+
+@dataclass(frozen=True, slots=True)
+class TolariaRollbackPayload(Payload):
+    """The governor stopped a trial and restored its last healthy state."""
+
+    env_id: int
+    device: str
+    reason: str
+    loss_at_panic: float
+    loss_threshold: float | None
+    """None before there was enough history to have one."""
+    consecutive_panics: int
+    panic_reason: str | None = None
+    """`governor_nan`, `governor_lobotomy`, `governor_divergence` or `governor_rollback`."""
+    penalty: float | None = None
+    """In reward units."""
+    penalty_normalised: float | None = None
+    missing_keys: tuple[str, ...] = ()
+    unexpected_keys: tuple[str, ...] = ()
+    episode_idx: int | None = None

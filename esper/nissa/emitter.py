@@ -1,0 +1,168 @@
+"""The producer's end of telemetry: gathers events, ships them as record batches, holds them until they are stored."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from esper.leyline.telemetry.schema import record_batch
+from esper.nissa.spool import Spool
+from esper.nissa.wire import BatchId, encode, stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from esper.leyline.telemetry.event import TelemetryEvent, TelemetryEventType
+    from esper.nissa.config import TelemetryConfig
+    from esper.nissa.transport import Transport
+
+SEND_BATCHES = 16
+"""Batches handed to the transport in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmitterStats:
+    """What became of an emitter's events so far."""
+
+    emitted_events: int
+    """Events accepted, those of muted types left out."""
+    dropped_events: int
+    """Events given up because memory and disk spool were full."""
+    held_batches: int
+    """Batches not yet acknowledged."""
+    disk_batches: int
+    """Of these, batches held in files."""
+
+
+class BufferedEmitter:
+    """An `Emitter` whose `emit` takes (amortised) constant time and never waits for the sink.
+
+        emitter = BufferedEmitter("env-3", incarnation=0, transport=transport, config=config)
+        emitter.emit(event)
+        emitter.close(timeout_sec=5.0)
+
+    Not thread-safe: every producing thread has its own source and emitter.
+
+    Args:
+        source: Name of the producer, unique within a run.
+        incarnation: Life of the producer; must be new for every start, or its batches pass for replays.
+        transport: Way to the sink.
+        config: Telemetry settings.
+        clock: Monotonic seconds.
+        spool_folder: Where batches go that memory cannot hold; files left there by earlier lives of the same source are
+            sent first. None keeps to memory.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        incarnation: int,
+        *,
+        transport: Transport,
+        config: TelemetryConfig,
+        clock: Callable[[], float] = time.monotonic,
+        spool_folder: Path | None = None,
+    ) -> None:
+        self._source = source
+        self._incarnation = incarnation
+        self._transport = transport
+        self._config = config
+        self._clock = clock
+        self._spool = Spool(
+            source,
+            memory_batches=config.spool_batches,
+            folder=spool_folder if config.spool_disk_mb > 0 else None,
+            disk_bytes=int(config.spool_disk_mb * 1e6),
+        )
+        self._seq = max(transport.acknowledged(source, incarnation), self._spool.last_seq(incarnation))
+        self._buffer: dict[TelemetryEventType, list[TelemetryEvent]] = {}
+        self._num_buffered = 0
+        self._num_emitted = 0
+        self._num_dropped = 0
+        self._last_flush_sec = self._last_progress_sec = clock()
+        self._is_closed = False
+
+    def emit(self, event: TelemetryEvent) -> None:
+        """Hand over one event.
+
+        Raises:
+            ValueError: If the emitter is closed.
+        """
+        if self._is_closed:
+            raise ValueError(f"emitter {self._source!r} is closed; {event.event_type.name} came too late")
+        if not self._config.records(event.event_type.name):
+            return
+        self._buffer.setdefault(event.event_type, []).append(event)
+        self._num_buffered += 1
+        self._num_emitted += 1
+        if self._num_buffered >= self._config.flush_rows or self._clock() - self._last_flush_sec >= self._config.flush_sec:
+            self.flush()
+
+    def flush(self) -> None:
+        """Ship what is gathered and whatever was held back, as far as the transport has room."""
+        self._last_flush_sec = self._clock()
+        self._collect_acknowledgements()
+        self._cut()
+        self._send()
+        self._collect_acknowledgements()
+
+    def close(self, timeout_sec: float = 0.0) -> EmitterStats:
+        """Ship the rest, wait at most `timeout_sec` for the sink, and leave what it did not take on disk.
+
+        Returns:
+            Final counts; `held_batches` is what the next life of this source finds on disk.
+        """
+        if self._is_closed:
+            return self.stats()
+        self.flush()
+        deadline = time.monotonic() + timeout_sec
+        while len(self._spool) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            self.flush()
+        self._is_closed = True
+        self._spool.spill()
+        return self.stats()
+
+    def stats(self) -> EmitterStats:
+        """Counts so far."""
+        return EmitterStats(self._num_emitted, self._num_dropped, len(self._spool), self._spool.num_on_disk)
+
+    def _cut(self) -> None:
+        buffer, self._buffer, self._num_buffered = self._buffer, {}, 0
+        for event_type, events in buffer.items():
+            identity = BatchId(
+                source=self._source,
+                incarnation=self._incarnation,
+                seq=self._seq + 1,
+                after=self._seq,
+                event_type=event_type.name,
+                dropped_events=self._num_dropped,
+            )
+            payload = encode(stamp(record_batch(events), identity))
+            if self._spool.add(self._incarnation, identity.seq, payload):
+                self._seq = identity.seq
+            else:
+                self._num_dropped += len(events)
+
+    def _send(self) -> None:
+        if self._clock() - self._last_progress_sec >= self._config.resend_sec:
+            self._spool.rewind()
+            self._last_progress_sec = self._clock()
+        while self._spool.num_waiting:
+            batches = self._spool.peek(SEND_BATCHES)
+            if not self._transport.try_put(batches):
+                return
+            self._spool.mark_sent(len(batches))
+
+    def _collect_acknowledgements(self) -> None:
+        oldest = self._spool.oldest()
+        if oldest is None:
+            self._last_progress_sec = self._clock()
+        while oldest is not None:
+            incarnation, _ = oldest
+            if not self._spool.release(incarnation, self._transport.acknowledged(self._source, incarnation)):
+                return
+            self._last_progress_sec = self._clock()
+            oldest = self._spool.oldest()

@@ -1,0 +1,249 @@
+"""The one writer of a run's DuckDB file: typed tables, one transaction a write, replays dropped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from esper.leyline.telemetry.event import parse_event_type
+from esper.leyline.telemetry.schema import table_name
+from esper.nissa.marks import HighWaterMarks
+from esper.nissa.sinks.base import SinkUnavailableError
+from esper.nissa.sinks.tables import ensure_tables, event_tables, registered, stored_rows
+from esper.nissa.wire import encode, identity_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from esper.nissa.wire import BatchId
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+"""Version of the file's own tables; event tables widen by themselves."""
+MIN_FREE_BYTES = 64 * 2**20
+"""Free disk space below which nothing is written, so that the log can never be cut short."""
+_UNSTORABLE = (pa.ArrowException, duckdb.DataError, duckdb.ProgrammingError, ValueError)
+"""Errors that say that a batch does not fit its table."""
+_OWN_TABLES = (
+    "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER, created_at TIMESTAMP)",
+    "CREATE TABLE IF NOT EXISTS high_water_marks (source VARCHAR, incarnation BIGINT, seq BIGINT, dropped_events BIGINT)",
+    "CREATE TABLE IF NOT EXISTS rejected_batches "
+    "(producer VARCHAR, incarnation BIGINT, seq BIGINT, event_type VARCHAR, num_events BIGINT, reason VARCHAR, payload BLOB)",
+    "CREATE TABLE IF NOT EXISTS incidents (noticed_at TIMESTAMP, kind VARCHAR, detail VARCHAR)",
+)
+
+
+class DuckDBSink:
+    """Owns `path`; no other process can open the file while this object lives.
+
+    There is one table for each event type, from the start. A column that a batch has and its table lacks is added.
+
+    Args:
+        path: The file; made if missing.
+        views: `CREATE OR REPLACE VIEW` statements, run at every opening.
+        min_free_bytes: Free disk space below which writing is refused.
+
+    Raises:
+        SinkUnavailableError: If the file is locked by another process, is not a DuckDB file, or is of a newer version.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        views: Sequence[str] = (),
+        min_free_bytes: int = MIN_FREE_BYTES,
+    ) -> None:
+        self._path = Path(path)
+        self._min_free_bytes = min_free_bytes
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.quarantined_wal: Path | None = None
+        """Where an unreadable write-ahead log was moved at opening; None if all was well."""
+        self._connection = self._open()
+        self._prepare(views)
+        rows = self._connection.execute("SELECT source, incarnation, seq FROM high_water_marks").fetchall()
+        self._marks = HighWaterMarks({(source, incarnation): seq for source, incarnation, seq in rows})
+
+    def fresh(self, batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        """Those of `batches`, in order, that are neither stored yet nor ahead of a missing one."""
+        return self._marks.select_new(batches)
+
+    def write(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Store the fresh ones of `batches` in one transaction.
+
+        A batch that does not fit its table (a field changed its kind, the event type is unknown) is set aside in
+        `rejected_batches`, so that it can neither be lost nor hold up the others.
+
+        Raises:
+            SinkUnavailableError: If the disk is full or the file cannot be written; nothing is stored then.
+        """
+        fresh = self.fresh(batches)
+        if not fresh:
+            return
+        self._require_disk_space()
+        try:
+            self._store_fitting(fresh)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
+
+    def high_water_mark(self, source: str, incarnation: int) -> int:
+        """Highest stored sequence number of a producer; 0 if none."""
+        return self._marks.mark(source, incarnation)
+
+    def next_incarnation(self) -> int:
+        """A number that no producer in this file has used as its incarnation."""
+        row = self._connection.execute("SELECT coalesce(max(incarnation) + 1, 0) FROM high_water_marks").fetchall()[0]
+        return int(row[0])
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
+        """Answer a live reader of this process; `sql` is trusted."""
+        cursor = self._connection.cursor()
+        try:
+            return cursor.sql(sql, params=list(parameters)).to_arrow_table()
+        finally:
+            cursor.close()
+
+    def publish_snapshot(self, path: Path) -> Path:
+        """Write a consistent copy of the file, visible to other processes all at once.
+
+        Args:
+            path: Where readers look; an older snapshot is replaced, and readers that have it open keep the old one.
+
+        Raises:
+            SinkUnavailableError: If the disk has no room for a copy.
+        """
+        path = Path(path)
+        self._require_disk_space(self._path.stat().st_size)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            self._connection.execute(f"ATTACH '{_quoted(temporary)}' AS snapshot")
+            try:
+                main = self._connection.execute("SELECT current_database()").fetchall()[0][0]
+                self._connection.execute(f'COPY FROM DATABASE "{main}" TO snapshot')
+            finally:
+                self._connection.execute("DETACH snapshot")
+            os.replace(temporary, path)
+        except duckdb.IOException as error:
+            temporary.unlink(missing_ok=True)
+            raise SinkUnavailableError(f"snapshot {path}: {error}") from error
+        return path
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and release it."""
+        if self._connection is None:
+            return
+        self._connection.execute("CHECKPOINT")
+        self._connection.close()
+        self._connection = None
+
+    def _open(self) -> Any:
+        wal = self._path.with_name(self._path.name + ".wal")
+        try:
+            return duckdb.connect(str(self._path))
+        except duckdb.Error as error:
+            if not (wal.exists() and "WAL" in str(error)):
+                raise SinkUnavailableError(f"{self._path} cannot be opened for writing: {error}") from error
+            self.quarantined_wal = wal.with_name(f"{wal.name}.corrupt-{time.time_ns()}")
+            wal.rename(self.quarantined_wal)
+            logger.error(
+                "%s had an unreadable log; it is kept as %s and its last rows are missing: %s", self._path, self.quarantined_wal, error
+            )
+        return duckdb.connect(str(self._path))
+
+    def _prepare(self, views: Sequence[str]) -> None:
+        connection = self._connection
+        for statement in _OWN_TABLES:
+            connection.execute(statement)
+        row = connection.execute("SELECT max(version) FROM schema_version").fetchall()[0]
+        if row[0] is None:
+            connection.execute("INSERT INTO schema_version VALUES (?, now()::TIMESTAMP)", [SCHEMA_VERSION])
+        elif row[0] > SCHEMA_VERSION:
+            connection.close()
+            raise SinkUnavailableError(f"{self._path} has schema version {row[0]}; this Esper writes {SCHEMA_VERSION}; use the newer one")
+        if self.quarantined_wal is not None:
+            connection.execute("INSERT INTO incidents VALUES (now()::TIMESTAMP, 'unreadable_wal', ?)", [str(self.quarantined_wal)])
+        self._known_columns = ensure_tables(connection, event_tables())
+        connection.execute("BEGIN; " + "; ".join([*views, "COMMIT"]))
+        connection.execute("CHECKPOINT")
+
+    def _widen(self, parts: Mapping[str, Sequence[pa.Table]]) -> None:
+        schemas = {
+            table: pa.unify_schemas([rows.schema for rows in tables], promote_options="permissive") for table, tables in parts.items()
+        }
+        narrow = {table: schema for table, schema in schemas.items() if not self._known_columns[table] >= set(schema.names)}
+        if narrow:
+            self._known_columns |= ensure_tables(self._connection, narrow)
+
+    def _store_fitting(self, batches: Sequence[pa.RecordBatch]) -> None:
+        try:
+            self._store(batches)
+        except _UNSTORABLE:
+            for batch in batches:
+                self._store_or_reject(batch)
+
+    def _store(self, batches: Sequence[pa.RecordBatch]) -> None:
+        identities = [identity_of(batch) for batch in batches]
+        parts: dict[str, list[pa.Table]] = {}
+        for batch, identity in zip(batches, identities, strict=True):
+            parts.setdefault(table_name(parse_event_type(identity.event_type)), []).append(stored_rows(batch, identity))
+        self._widen(parts)
+        tables = {table: pa.concat_tables(rows, promote_options="permissive") for table, rows in parts.items()}
+        with registered(self._connection, tables) as incoming, self._transaction():
+            for table, name in incoming.items():
+                self._connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM "{name}"')
+            for identity in {(i.source, i.incarnation): i for i in identities}.values():
+                self._store_mark(identity)
+        for identity in identities:
+            self._marks.advance(identity)
+
+    def _store_or_reject(self, batch: pa.RecordBatch) -> None:
+        try:
+            self._store([batch])
+        except _UNSTORABLE as error:
+            identity = identity_of(batch)
+            logger.error("telemetry batch %s of %s does not fit its table and is set aside: %s", identity.seq, identity.source, error)
+            origin = [identity.source, identity.incarnation, identity.seq, identity.event_type]
+            with self._transaction():
+                values = [*origin, batch.num_rows, str(error), encode(batch)]
+                self._connection.execute("INSERT INTO rejected_batches VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+                self._store_mark(identity)
+            self._marks.advance(identity)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def _store_mark(self, identity: BatchId) -> None:
+        key = [identity.source, identity.incarnation]
+        values = [identity.seq, identity.dropped_events]
+        if self._marks.mark(identity.source, identity.incarnation):
+            statement = "UPDATE high_water_marks SET seq = ?, dropped_events = ? WHERE source = ? AND incarnation = ?"
+            self._connection.execute(statement, values + key)
+        else:
+            self._connection.execute("INSERT INTO high_water_marks VALUES (?, ?, ?, ?)", key + values)
+
+    def _require_disk_space(self, extra_bytes: int = 0) -> None:
+        free = shutil.disk_usage(self._path.parent).free
+        if free < self._min_free_bytes + extra_bytes:
+            need = (self._min_free_bytes + extra_bytes) / 2**20
+            raise SinkUnavailableError(f"{self._path.parent} has {free / 2**20:.0f} MiB free, {need:.0f} MiB are needed; make room")
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

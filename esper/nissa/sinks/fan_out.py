@@ -1,0 +1,60 @@
+"""One stream, several listeners: the durable sink first, then whoever wants to watch."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from esper.nissa.sinks.base import SinkUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from esper.leyline.ports import Sink
+    from esper.nissa.sinks.base import DurableSink
+
+logger = logging.getLogger(__name__)
+
+
+class FanOutSink:
+    """Stores in `primary`, then shows the same batches, each once, to `watchers`.
+
+    A watcher that is unavailable misses batches and is counted; it never holds up the primary.
+    """
+
+    def __init__(self, primary: DurableSink, watchers: Sequence[Sink]) -> None:
+        self._primary = primary
+        self._watchers = tuple(watchers)
+        self.num_missed = 0
+        """Batches that some watcher did not get."""
+
+    def fresh(self, batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        """Those of `batches` that the primary has not stored."""
+        return self._primary.fresh(batches)
+
+    def write(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Store the fresh ones of `batches`, then pass them on."""
+        fresh = self._primary.fresh(batches)
+        if not fresh:
+            return
+        self._primary.write(fresh)
+        for watcher in self._watchers:
+            try:
+                watcher.write(fresh)
+            except SinkUnavailableError as error:
+                self.num_missed += len(fresh)
+                logger.warning("%s misses %d batches: %s", type(watcher).__name__, len(fresh), error)
+
+    def high_water_mark(self, source: str, incarnation: int) -> int:
+        """Highest sequence number that the primary has stored."""
+        return self._primary.high_water_mark(source, incarnation)
+
+    def close(self) -> None:
+        """Close the watchers, then the primary, whatever happens to a watcher."""
+        try:
+            for watcher in self._watchers:
+                watcher.close()
+        finally:
+            self._primary.close()

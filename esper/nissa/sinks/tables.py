@@ -1,0 +1,104 @@
+"""Tables of the telemetry file: made from Arrow schemas, widened when a schema has grown, never narrowed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from esper.leyline.telemetry.event import TelemetryEventType
+from esper.leyline.telemetry.schema import event_schema, table_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from esper.nissa.wire import BatchId
+
+ORIGIN_FIELDS = (
+    pa.field("producer", pa.string()),
+    pa.field("incarnation", pa.int64()),
+    pa.field("seq", pa.int64()),
+)
+"""Columns that say which batch a row came in."""
+
+
+def event_tables() -> dict[str, pa.Schema]:
+    """Table → columns, for every event type."""
+    return {table_name(event_type): stored_schema(event_schema(event_type)) for event_type in TelemetryEventType}
+
+
+def stored_schema(schema: pa.Schema) -> pa.Schema:
+    """Columns of the table that holds batches of `schema`: timestamps as UTC without zone, and the origin."""
+    fields = [f.with_type(pa.timestamp(f.type.unit)) if pa.types.is_timestamp(f.type) else f for f in schema]
+    return pa.schema([*fields, *ORIGIN_FIELDS])
+
+
+def stored_rows(batch: pa.RecordBatch, identity: BatchId) -> pa.Table:
+    """The rows of `batch` as they are stored."""
+    schema = stored_schema(batch.schema)
+    origin = (identity.source, identity.incarnation, identity.seq)
+    columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=False)]
+    columns += [pa.repeat(pa.scalar(value, field.type), batch.num_rows) for value, field in zip(origin, ORIGIN_FIELDS, strict=True)]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def ensure_tables(connection: Any, schemas: Mapping[str, pa.Schema]) -> dict[str, frozenset[str]]:
+    """Create the tables that are missing, and add the columns that tables lack.
+
+    All changes are one transaction, and a checkpoint follows, so that no DDL is ever replayed from the log.
+
+    Args:
+        connection: An open DuckDB connection outside a transaction.
+        schemas: Table → Arrow schema as stored.
+
+    Returns:
+        Table → columns that it has now.
+    """
+    present = _present_columns(connection)
+    statements = []
+    for table, schema in schemas.items():
+        missing = [field for field in schema if field.name not in present.get(table, ())]
+        if missing:
+            kinds = _column_types(connection, pa.schema(missing))
+            statements += _statements(table, kinds, is_new=table not in present)
+    if statements:
+        connection.execute("BEGIN; " + "; ".join(statements) + "; COMMIT")
+        connection.execute("CHECKPOINT")
+    return {table: frozenset(schema.names) | present.get(table, frozenset()) for table, schema in schemas.items()}
+
+
+@contextmanager
+def registered(connection: Any, tables: Mapping[str, pa.Table]) -> Iterator[dict[str, str]]:
+    """Make Arrow tables readable in SQL; entered and left outside of a transaction.
+
+    Yields:
+        Key of `tables` → name in SQL.
+    """
+    names = {key: f"incoming_{key}" for key in tables}
+    try:
+        for key, table in tables.items():
+            connection.register(names[key], table)
+        yield names
+    finally:
+        for name in names.values():
+            connection.unregister(name)
+
+
+def _column_types(connection: Any, schema: pa.Schema) -> dict[str, str]:
+    with registered(connection, {"schema": schema.empty_table()}) as names:
+        return {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {names['schema']}").fetchall()}
+
+
+def _present_columns(connection: Any) -> dict[str, frozenset[str]]:
+    rows = connection.execute(
+        "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = current_database() AND NOT internal GROUP BY ALL"
+    ).fetchall()
+    return {table: frozenset(columns) for table, columns in rows}
+
+
+def _statements(table: str, kinds: Mapping[str, str], *, is_new: bool) -> list[str]:
+    if is_new:
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in kinds.items())
+        return [f'CREATE TABLE "{table}" ({columns})']
+    return [f'ALTER TABLE "{table}" ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in kinds.items()]

@@ -1,0 +1,51 @@
+"""How stamped batches reach the sink: a Protocol, and the direct way within one process."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from esper.nissa.sinks.base import SinkUnavailableError
+from esper.nissa.wire import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esper.nissa.sinks.base import DurableSink
+
+logger = logging.getLogger(__name__)
+
+
+class Transport(Protocol):
+    """Carries batches to the sink. Neither call may wait, and neither raises because the sink is away."""
+
+    def try_put(self, batches: Sequence[bytes]) -> bool:
+        """Take all of `batches`, in order, or none (False) if there is no room now."""
+        ...
+
+    def acknowledged(self, source: str, incarnation: int) -> int:
+        """Highest sequence number known to be stored; 0 if none."""
+        ...
+
+
+class InProcessTransport:
+    """Writes to a sink in the same process; what is put is stored when the call returns."""
+
+    def __init__(self, sink: DurableSink) -> None:
+        self._sink = sink
+        self.num_refusals = 0
+        """Times the sink was unavailable."""
+
+    def try_put(self, batches: Sequence[bytes]) -> bool:
+        """Store `batches`; False if the sink cannot store now."""
+        try:
+            self._sink.write([decode(payload) for payload in batches])
+        except SinkUnavailableError as error:
+            self.num_refusals += 1
+            logger.warning("telemetry is held back, its sink is unavailable: %s", error)
+            return False
+        return True
+
+    def acknowledged(self, source: str, incarnation: int) -> int:
+        """Highest sequence number that the sink has stored."""
+        return self._sink.high_water_mark(source, incarnation)

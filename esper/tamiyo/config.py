@@ -1,0 +1,73 @@
+"""Settings of the policy: how wide its graph network is, and how its action distribution is tempered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.leyline.actions import NUM_BLUEPRINT_PLACES, Head
+from esper.leyline.load import setting
+
+NUM_LAYERS = 4
+"""Message-passing layers: two SAGE, then two GAT."""
+
+
+@dataclass(frozen=True)
+class ProbabilityFloors:
+    """Least probability of each legal choice, per head. Shrunk where the floors of a head would add up to more than one half.
+
+    Large floors (the reference kept op 0.15, slot 0.05, blueprint 0.12, style 0.08, tempo 0.12, alpha_target 0.08,
+    alpha_speed and alpha_curve 0.06) explore more, but make every policy act at random most of the time.
+    """
+
+    slot: float = setting(0.01, "Least probability of a legal slot; 0 is none.", ge=0, lt=1)
+    blueprint: float = setting(0.01, "Least probability of a blueprint on offer; 0 is none.", ge=0, lt=1)
+    style: float = setting(0.0, "Least probability of a blend style; 0 is none.", ge=0, lt=1)
+    tempo: float = setting(0.0, "Least probability of a tempo; 0 is none.", ge=0, lt=1)
+    alpha_target: float = setting(0.0, "Least probability of an alpha target; 0 is none.", ge=0, lt=1)
+    alpha_speed: float = setting(0.0, "Least probability of an alpha speed; 0 is none.", ge=0, lt=1)
+    alpha_curve: float = setting(0.0, "Least probability of an alpha curve; 0 is none.", ge=0, lt=1)
+    op: float = setting(0.02, "Least probability of a legal operation; 0 is none.", ge=0, lt=1)
+
+    def of(self, head: Head) -> float:
+        """The floor of one head."""
+        floor: float = getattr(self, head.name.lower())
+        return floor
+
+
+@dataclass(frozen=True)
+class TamiyoGNNConfig:
+    """Graph network and action heads."""
+
+    hidden_dim: int = setting(256, "Width of the encoders and of the two SAGE layers.", ge=1)
+    activation_dim: int = setting(128, "Width of the encoder of activation nodes.", ge=1)
+    attention_dim: int = setting(128, "Width of the two GAT layers, and of the graph embedding.", ge=1)
+    num_heads: int = setting(4, "Attention heads; their outputs are averaged.", ge=1)
+    dropout: float = setting(0.2, "Share of units dropped after each layer in training mode; 0 is none.", ge=0, lt=1)
+    neighbour_limits: tuple[int, ...] = setting(
+        (25, 10, 5, 5), "Edges of one relation that a node listens to, per layer; evenly spaced ones are kept.", ge=1
+    )
+    layer_vocab: int = setting(64, "Rows of the layer-type table.", ge=1, le=64)
+    activation_vocab: int = setting(64, "Rows of the activation-type table.", ge=1, le=64)
+    blueprint_vocab: int = setting(
+        NUM_BLUEPRINT_PLACES + 1, "Rows of the blueprint table: every place, and one for an empty slot.", ge=NUM_BLUEPRINT_PLACES + 1, le=64
+    )
+    layer_type_dim: int = setting(32, "Width of the layer-type embedding.", ge=1)
+    activation_type_dim: int = setting(8, "Width of the activation-type embedding.", ge=1)
+    blueprint_dim: int = setting(16, "Width of the blueprint embedding.", ge=1)
+    op_dim: int = setting(16, "Width of the operation embedding that the other heads are conditioned on.", ge=1)
+    risk_classes: int = setting(5, "Classes of the risk head.", ge=1)
+    telemetry_dim: int = setting(64, "Width of the telemetry embedding.", ge=1)
+    wait_bias: float = setting(0.5, "Logit by which WAIT is favoured at first; 0 is an even start.")
+    probability_floors: ProbabilityFloors = setting(ProbabilityFloors, "Least probabilities per head.")
+    has_autocast: bool = setting(
+        False, "Run the graph network in bfloat16, the action distribution in float32. Only faster where the device has bfloat16 units."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a list of limits that does not fit the layers.
+
+        Raises:
+            ValueError: If there is not one neighbour limit per layer.
+        """
+        if len(self.neighbour_limits) != NUM_LAYERS:
+            raise ValueError(f"neighbour_limits={self.neighbour_limits} should have {NUM_LAYERS} numbers, one per layer")

@@ -1,0 +1,235 @@
+"""One trial: a host that trains for a fixed number of epochs while decisions grow it. `TrialBatch` steps K of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from esper.kasmina.surgery import GrowthTransaction
+from esper.leyline.actions import FactoredAction, LifecycleOp
+from esper.leyline.reports import Counterfactuals, EpochTimings, StageTransition, TrialReport
+from esper.leyline.rng import SeedTree
+from esper.tolaria.counterfactual import leave_one_out, plan_configurations, solo
+from esper.tolaria.history import SignalHistory
+from esper.tolaria.measure import layer_reports, slot_reports
+from esper.tolaria.tasks.base import Context, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from esper.kasmina.model import MorphogeneticModel
+    from esper.kasmina.snapshot import Snapshot
+    from esper.leyline.schemas import GovernorVerdict
+    from esper.tolaria.engine.base import Engine, EpochResult
+    from esper.tolaria.governor import TolariaGovernor
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRequest:
+    """Which episode to play."""
+
+    env_id: int
+    episode_idx: int
+    split: Split
+    seeds: SeedTree
+    """Source of everything random in the episode but the policy's sampling."""
+    context: Context | None = None
+    """None draws one from the split."""
+
+
+class Trial:
+    """Plays one episode.
+
+    report = trial.reset()
+    while not report.done:
+        report = trial.step(decide(report))
+    """
+
+    def __init__(self, request: EpisodeRequest, context: Context, engine: Engine, governor: TolariaGovernor, *, max_epochs: int) -> None:
+        self.request = request
+        self.context = context
+        self._engine = engine
+        self._model = engine.model
+        self._governor = governor
+        self._max_epochs = max_epochs
+        self._history = SignalHistory()
+        self._snapshot: Snapshot | None = None
+        self._report: TrialReport | None = None
+
+    @property
+    def model(self) -> MorphogeneticModel:
+        """The model that grows."""
+        return self._model
+
+    @property
+    def report(self) -> TrialReport:
+        """The latest report.
+
+        Raises:
+            RuntimeError: If the trial was not reset yet.
+        """
+        if self._report is None:
+            raise RuntimeError("reset() the trial before asking for its report")
+        return self._report
+
+    def reset(self) -> TrialReport:
+        """Measure the untrained host; the first decision may rest on it."""
+        started = time.perf_counter()
+        evaluation = self._engine.evaluate("val", [()])
+        self._snapshot = self._model.snapshot()
+        self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
+        self._report = self._make_report(
+            epoch=0,
+            result=None,
+            counterfactuals=None,
+            verdict=None,
+            transitions=(),
+            evaluation_sec=time.perf_counter() - started,
+        )
+        return self._report
+
+    def step(self, action: FactoredAction) -> TrialReport:
+        """Execute a decision, train one epoch, and report.
+
+        Raises:
+            IllegalActionError: If the last report's masks forbid the action.
+            RuntimeError: If the episode is over.
+        """
+        before = self.report
+        if before.done:
+            raise RuntimeError(f"the episode of env {before.env_id} ended at epoch {before.epoch}")
+        transitions = self._apply(action, before.val_accuracy)
+        result = self._engine.train_epoch(before.epoch)
+        is_last = before.epoch + 1 == self._max_epochs
+        started = time.perf_counter()
+        fossils = self._model.fossil_slots()
+        live = tuple(slot for slot in self._model.live_slots() if slot not in fossils)
+        configurations = plan_configurations(live, fossils, is_last=is_last)
+        evaluation = self._engine.evaluate("val", configurations)
+        table = Counterfactuals(configurations, evaluation.accuracies)
+        verdict = self._governor.judge(result.loss, evaluation.losses[0])
+        self._history.record_training(result.loss, result.accuracy, result.num_batches)
+        if verdict.panic is not None:
+            transitions += self._roll_back()
+        else:
+            self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
+            transitions += self._tick(table, live, fossils)
+            if verdict.is_healthy:
+                self._snapshot = self._model.snapshot()
+        self._report = self._make_report(
+            epoch=before.epoch + 1,
+            result=result,
+            counterfactuals=table,
+            verdict=verdict,
+            transitions=transitions,
+            evaluation_sec=time.perf_counter() - started,
+        )
+        return self._report
+
+    def _apply(self, action: FactoredAction, val_accuracy: float) -> tuple[StageTransition, ...]:
+        if action.op is LifecycleOp.WAIT:
+            return ()
+        with GrowthTransaction(self._model, self._engine.optimizer):
+            return self._model.apply(action, val_accuracy=val_accuracy)
+
+    def _tick(self, table: Counterfactuals, live: Sequence[int], fossils: Sequence[int]) -> tuple[StageTransition, ...]:
+        with GrowthTransaction(self._model, self._engine.optimizer):
+            return self._model.tick(
+                val_accuracy=table.accuracies[0],
+                contributions=leave_one_out(table),
+                solo=solo(table, live, fossils),
+            )
+
+    def _roll_back(self) -> tuple[StageTransition, ...]:
+        """Return to the last healthy host and fossils, without the live seeds and without optimizer momentum."""
+        assert self._snapshot is not None
+        with GrowthTransaction(self._model, self._engine.optimizer):
+            transitions = self._model.prune_all("governor")
+            self._model.restore(self._snapshot)
+        self._engine.optimizer.state.clear()
+        return transitions
+
+    def _make_report(
+        self,
+        *,
+        epoch: int,
+        result: EpochResult | None,
+        counterfactuals: Counterfactuals | None,
+        verdict: GovernorVerdict | None,
+        transitions: tuple[StageTransition, ...],
+        evaluation_sec: float,
+    ) -> TrialReport:
+        model = self._model
+        rolled_back = verdict is not None and verdict.panic is not None
+        done = rolled_back or epoch == self._max_epochs
+        fossils = model.fossil_slots()
+        if rolled_back:
+            retained = self._engine.evaluate("val", [fossils])
+            self._history.record_validation(retained.losses[0], retained.accuracies[0])
+        val_accuracy, val_loss = self._history.last_validation
+        is_measured = counterfactuals is not None and not rolled_back
+        measured = self._engine.probe()
+        slots = slot_reports(model, measured)
+        return TrialReport(
+            env_id=self.request.env_id,
+            episode_idx=self.request.episode_idx,
+            epoch=epoch,
+            max_epochs=self._max_epochs,
+            signals=self._history.signals(epoch, slots),
+            train_loss=result.loss if result else None,
+            train_accuracy=result.accuracy if result else None,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            committed_accuracy=counterfactuals.accuracy_of(fossils) if counterfactuals and is_measured else val_accuracy,
+            host_params=model.num_host_parameters,
+            seed_params=model.num_seed_parameters,
+            fossil_params=model.num_fossil_parameters,
+            learning_rate=self._engine.optimizer.param_groups[0]["lr"],
+            gradient_norm=result.gradient_norm if result else None,
+            layers=layer_reports(model, measured),
+            slots=slots,
+            masks=model.masks(),
+            transitions=transitions,
+            counterfactuals=counterfactuals,
+            verdict=verdict,
+            timings=EpochTimings(
+                host_epoch_time_ms=1e3 * result.wall_sec if result else 0.0,
+                evaluation_time_ms=1e3 * evaluation_sec,
+            ),
+            done=done,
+            test_accuracy=self._engine.evaluate("test", [fossils]).accuracies[0] if done else None,
+        )
+
+
+class TrialBatch:
+    """K trials in lockstep; one that ended early keeps its last report until the others end.
+
+    reports = trials.start(requests)
+    while not all(r.done for r in reports):
+        reports = trials.step(actions)
+    """
+
+    def __init__(self, make_trial: Callable[[EpisodeRequest], Trial]) -> None:
+        self._make_trial = make_trial
+        self._trials: list[Trial] = []
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        """The trials being played, in the order of their requests."""
+        return self._trials
+
+    def start(self, requests: Sequence[EpisodeRequest]) -> list[TrialReport]:
+        """Begin one episode per request."""
+        self._trials = [self._make_trial(request) for request in requests]
+        return [trial.reset() for trial in self._trials]
+
+    def step(self, actions: Sequence[FactoredAction]) -> list[TrialReport]:
+        """Execute one decision per trial; decisions for trials that ended are ignored.
+
+        Raises:
+            ValueError: If there are not as many actions as trials.
+        """
+        if len(actions) != len(self._trials):
+            raise ValueError(f"{len(actions)} actions for {len(self._trials)} trials")
+        return [trial.report if trial.report.done else trial.step(action) for trial, action in zip(self._trials, actions, strict=True)]

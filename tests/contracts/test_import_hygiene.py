@@ -1,0 +1,44 @@
+"""What an import does not drag in, seen from a fresh interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+FORBIDDEN = {
+    "esper.leyline": ("torch", "ray", "duckdb", "wandb", "torch_geometric", "textual", "pandas", "matplotlib"),
+    "esper.leyline.telemetry": ("torch", "ray", "duckdb", "wandb", "torch_geometric", "textual", "pandas", "matplotlib"),
+    "esper.simic": ("ray", "duckdb", "textual", "wandb", "torch_geometric"),
+    "esper.urza": ("ray", "duckdb", "textual", "wandb", "torch_geometric"),
+    "esper.kasmina": ("ray", "duckdb", "textual", "wandb", "torch_geometric"),
+    "esper.tolaria": ("ray", "duckdb", "textual", "wandb", "torch_geometric"),
+    "esper.tamiyo": ("ray", "duckdb", "textual", "wandb"),
+    "esper.nissa": ("ray", "wandb", "torch_geometric", "textual"),
+    "esper.karn": ("ray", "wandb", "torch_geometric", "textual"),
+    "esper.cli": ("ray", "duckdb", "wandb", "torch_geometric", "textual"),
+}
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_an_import_leaves_heavy_packages_alone(package: str) -> None:
+    assert importlib.util.find_spec(package) is not None
+    assert modules_after(f"import {package}") & set(FORBIDDEN[package]) == set()
+
+
+@pytest.mark.parametrize("name", ["SeedTelemetry", "TelemetryEvent", "FastTrainingSignals", "SeedStage", "AdaptationCommand"])
+def test_contracts_are_found_at_the_door(name: str) -> None:
+    import esper.leyline
+
+    assert name in esper.leyline.__all__
+    assert hasattr(esper.leyline, name)

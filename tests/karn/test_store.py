@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+
+from esper.karn.store import Store, StoreError
+from esper.nissa.sinks.duckdb import DuckDBSink
+from tests.fakes.telemetry import heartbeat_batch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOLD_THE_FILE = "import duckdb, sys\ncon = duckdb.connect(sys.argv[1])\nprint('open', flush=True)\nsys.stdin.read()"
+
+DIE_WHILE_WRITING = """
+import duckdb, os, sys
+con = duckdb.connect(sys.argv[1])
+con.execute("CREATE TABLE t (a INT)")
+con.execute("CHECKPOINT")
+con.execute("INSERT INTO t VALUES (1)")
+os._exit(9)
+"""
+
+
+def test_a_folder_without_telemetry_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=str(tmp_path)):
+        Store.open(tmp_path)
+
+
+def test_a_living_run_is_read_from_its_snapshot(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "telemetry.duckdb")
+    sink.write([heartbeat_batch(1)])
+    with pytest.raises(StoreError, match="published"):
+        Store.open(tmp_path)
+    sink.publish_snapshot(tmp_path / "telemetry.snapshot.duckdb")
+    with Store.open(tmp_path) as store:
+        assert store.is_snapshot
+        assert store.rows("SELECT uptime_sec FROM heartbeat") == [{"uptime_sec": 1.0}]
+    sink.close()
+    with Store.open(tmp_path) as store:
+        assert not store.is_snapshot
+
+
+def test_a_file_held_by_another_process_is_not_waited_for(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "telemetry.duckdb")
+    sink.publish_snapshot(tmp_path / "telemetry.snapshot.duckdb")
+    sink.close()
+    command = [sys.executable, "-c", HOLD_THE_FILE, str(tmp_path / "telemetry.duckdb")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "open\n"
+        with Store.open(tmp_path) as store:
+            assert store.is_snapshot
+        holder.stdin.close()
+        holder.wait(timeout=20)
+
+
+def test_a_killed_run_is_read_up_to_its_last_write(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", DIE_WHILE_WRITING, str(tmp_path / "telemetry.duckdb")], check=False)
+    assert (tmp_path / "telemetry.duckdb.wal").exists()
+    with Store.open(tmp_path) as store:
+        assert store.rows("SELECT a FROM t") == [{"a": 1}]
+
+
+def test_a_damaged_log_is_named(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", DIE_WHILE_WRITING, str(tmp_path / "telemetry.duckdb")], check=False)
+    wal = tmp_path / "telemetry.duckdb.wal"
+    content = bytearray(wal.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    wal.write_bytes(content)
+    with pytest.raises(StoreError, match="cannot be read"):
+        Store.open(tmp_path)
+
+
+def test_a_damaged_file_is_an_error_not_a_snapshot(tmp_path: Path) -> None:
+    (tmp_path / "telemetry.duckdb").write_text("nothing of the kind " * 500)
+    with pytest.raises(StoreError, match="cannot be read"):
+        Store.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "COPY heartbeat TO '/tmp/stolen.csv'",
+        "ATTACH '/tmp/other.duckdb'",
+        "INSERT INTO schema_version VALUES (2, NULL)",
+        "SET enable_external_access = true",
+    ],
+)
+def test_statements_cannot_leave_or_change_the_file(run_dir: Path, statement: str) -> None:
+    with Store.open(run_dir) as store, pytest.raises(duckdb.Error):
+        store.rows(statement)
+
+
+def test_parameters_are_values_not_sql(run_dir: Path) -> None:
+    with Store.open(run_dir) as store:
+        assert store.rows("SELECT count(*) AS n FROM training_started WHERE task = ?", ["x' OR '1' = '1"]) == [{"n": 0}]
+
+
+def test_errors_survive_pickling() -> None:
+    assert str(pickle.loads(pickle.dumps(StoreError("gone")))) == "gone"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from esper.karn.store import Store
+from esper.leyline.telemetry.event import TelemetryEventType
+from tests.fakes.telemetry import event, one_round, outcome, record_run, whole_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from esper.leyline.telemetry.event import TelemetryEvent
+
+VIEWS = (
+    "raw_events",
+    "runs",
+    "tolaria_epochs",
+    "tamiyo_updates",
+    "tolaria_batches",
+    "seed_lifecycle",
+    "decisions",
+    "rewards",
+    "anomalies",
+    "episode_outcomes",
+    "growth",
+    "epochs",
+    "ppo_updates",
+    "batch_epochs",
+)
+
+
+def count(store: Store, view: str) -> int:
+    return int(store.rows(f"SELECT count(*) AS n FROM {view}")[0]["n"])
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_works_on_an_empty_file(empty_run_dir: Path, view: str) -> None:
+    with Store.open(empty_run_dir) as store:
+        assert count(store, view) == 0
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_has_rows_in_a_filled_file(run_dir: Path, view: str) -> None:
+    with Store.open(run_dir) as store:
+        assert count(store, view) > 0
+
+
+def test_raw_events_holds_every_event_with_its_payload(run_dir: Path) -> None:
+    events = list(whole_run(12))
+    with Store.open(run_dir) as store:
+        assert count(store, "raw_events") == len(events)
+        row = store.rows("SELECT data->>'$.detail' AS detail FROM raw_events WHERE event_type = 'RATIO_EXPLOSION_DETECTED'")
+    assert row == [{"detail": "ratio 9.1 is above 5"}]
+
+
+def test_counts_agree_with_what_was_emitted(run_dir: Path) -> None:
+    emitted = [one.event_type for one in whole_run(12)]
+    with Store.open(run_dir) as store:
+        assert count(store, "epochs") == emitted.count(TelemetryEventType.TOLARIA_EPOCH_COMPLETED)
+        assert count(store, "ppo_updates") == emitted.count(TelemetryEventType.TAMIYO_POLICY_UPDATE)
+        assert count(store, "batch_epochs") == emitted.count(TelemetryEventType.TOLARIA_BATCH_COMPLETED)
+        assert count(store, "anomalies") == emitted.count(TelemetryEventType.RATIO_EXPLOSION_DETECTED)
+        lifecycle = (TelemetryEventType.SEED_GERMINATED, TelemetryEventType.SEED_FOSSILIZED)
+        assert count(store, "seed_lifecycle") == sum(emitted.count(kind) for kind in lifecycle)
+
+
+def test_a_run_knows_its_end(run_dir: Path) -> None:
+    with Store.open(run_dir) as store:
+        (run,) = store.rows("SELECT task, stop_reason, env_steps FROM runs")
+    assert run == {"task": "image-mix", "stop_reason": "completed", "env_steps": 192}
+
+
+def test_a_round_played_again_after_a_crash_counts_once(tmp_path: Path) -> None:
+    import numpy as np
+
+    def life(seed: int, rounds: range) -> Iterator[TelemetryEvent]:
+        rng = np.random.default_rng(seed)
+        for index in rounds:
+            yield from one_round(index, n_envs=4, rng=rng)
+
+    record_run(tmp_path, [life(1, range(3)), life(2, range(2, 5))])
+    with Store.open(tmp_path) as store:
+        assert count(store, "tolaria_batches") == 5
+        assert count(store, "tamiyo_updates") == 10
+        assert count(store, "episode_outcomes") == 20
+        assert store.rows("SELECT DISTINCT incarnation FROM episode_outcomes WHERE episode_idx = 2") == [{"incarnation": 1}]
+        assert count(store, "tolaria_epochs") == 48
+        assert store.rows("SELECT sum(num_planted) AS n FROM growth") == [{"n": 20}]
+
+
+def test_outcomes_of_different_policies_do_not_hide_each_other(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    ends = [event("EPISODE_OUTCOME", replace(outcome(0, 0, 50.0, split="held_out"), policy=name)) for name in ("learned", "random")]
+    record_run(tmp_path, [ends[:1], ends[1:]])
+    with Store.open(tmp_path) as store:
+        assert count(store, "episode_outcomes") == 2

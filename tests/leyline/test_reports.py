@@ -1,0 +1,49 @@
+"""What reports derive from what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from esper.leyline.reports import Counterfactuals, EpisodeOutcome, FieldReport, SeedMetrics
+from esper.leyline.stages import SeedStage
+from esper.leyline.telemetry import EpisodeOutcomePayload
+
+
+def test_improvement_counts_from_germination_and_from_the_stage() -> None:
+    metrics = SeedMetrics(accuracy_at_germination=40.0, accuracy_at_stage_start=52.0, current_val_accuracy=50.0, best_val_accuracy=55.0)
+    assert metrics.total_improvement == 10.0
+    assert metrics.improvement_since_stage_start == -2.0
+    assert metrics.gradient_norm is metrics.contribution is metrics.has_vanishing is None
+
+
+def test_counterfactuals_answer_for_what_was_evaluated() -> None:
+    matrix = Counterfactuals(configurations=((), (0,), (0, 2)), accuracies=(40.0, 0.0, 60.0))
+    assert matrix.accuracy_of((0, 2)) == 60.0
+    assert matrix.accuracy_of((0,)) == 0.0
+    with pytest.raises(KeyError, match=r"\(2,\)"):
+        matrix.accuracy_of((2,))
+
+
+def test_a_field_report_tells_what_a_life_gained() -> None:
+    report = FieldReport(
+        report_id="r",
+        seed_id="s",
+        slot_id="r0c0",
+        blueprint_id="conv",
+        final_stage=SeedStage.PRUNED,
+        success=False,
+        germinated_epoch=1,
+        completed_epoch=8,
+        epochs_per_stage={SeedStage.TRAINING: 5},
+        accuracy_at_germination=50.0,
+        accuracy_at_completion=48.5,
+        best_accuracy=51.0,
+    )
+    assert report.total_improvement == -1.5
+
+
+def test_an_outcome_is_told_without_renaming() -> None:
+    told = {f.name for f in fields(EpisodeOutcomePayload)}
+    assert {f.name for f in fields(EpisodeOutcome)} <= told

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from esper.leyline.telemetry.event import TelemetryEventType
+from esper.leyline.telemetry.schema import event_schema, record_batch, table_name
+from esper.nissa.sinks.base import SinkUnavailableError
+from esper.nissa.sinks.duckdb import DuckDBSink
+from esper.nissa.wire import BatchId, decode, identity_of, stamp
+from tests.fakes.telemetry import event, heartbeat_batch, outcome, whole_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CRASHING_WRITER = """
+import os, sys
+from pathlib import Path
+from esper.nissa.sinks.duckdb import DuckDBSink
+from tests.fakes.telemetry import heartbeat_batch
+sink = DuckDBSink(Path(sys.argv[1]))
+sink.write([heartbeat_batch(1), heartbeat_batch(2)])
+sink.write([heartbeat_batch(3)])
+os._exit(9)
+"""
+
+
+def seqs(sink: DuckDBSink) -> list[int]:
+    return [row["seq"] for row in sink.query("SELECT seq FROM heartbeat ORDER BY seq").to_pylist()]
+
+
+def crash(path: Path) -> None:
+    completed = subprocess.run([sys.executable, "-c", CRASHING_WRITER, str(path)], check=False, env=_environment())
+    assert completed.returncode == 9
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_every_event_type_has_a_table_from_the_start(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    for event_type in TelemetryEventType:
+        columns = sink.query(f"SELECT * FROM {table_name(event_type)}").column_names
+        assert set(event_schema(event_type).names) | {"producer", "incarnation", "seq"} == set(columns)
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    events = [event("EPISODE_OUTCOME", outcome(env, 0, 50.0 + env, kept=("r0c0:conv", "r0c1:norm")), 1.5) for env in range(3)]
+    sink.write([stamp(record_batch(events), BatchId("driver", 2, 1, 0, "EPISODE_OUTCOME"))])
+    rows = sink.query("SELECT * FROM episode_outcome ORDER BY env_id").to_pylist()
+    for row, original in zip(rows, events, strict=True):
+        assert row["event_id"] == original.event_id
+        assert row["timestamp"] == original.timestamp.replace(tzinfo=None)
+        assert (row["utility"], row["test_accuracy"]) == (original.data.to_dict()["utility"], None)
+        assert row["kept"] == ["r0c0:conv", "r0c1:norm"]
+        assert (row["producer"], row["incarnation"], row["seq"]) == ("driver", 2, 1)
+
+
+def test_every_kind_of_event_of_a_run_is_stored(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    events = list(whole_run(3))
+    for seq, one in enumerate(events, 1):
+        sink.write([stamp(record_batch([one]), BatchId("driver", 0, seq, seq - 1, one.event_type.name))])
+    for event_type in {one.event_type for one in events}:
+        stored = sink.query(f"SELECT count(*) AS n FROM {table_name(event_type)}").to_pylist()[0]["n"]
+        assert stored == sum(one.event_type is event_type for one in events)
+
+
+def test_replays_are_stored_once_and_early_batches_wait(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    one, two, three, four = (heartbeat_batch(seq) for seq in (1, 2, 3, 4))
+    sink.write([one, two, two])
+    sink.write([four])
+    sink.write([two, one])
+    assert seqs(sink) == [1, 2]
+    sink.write([three, four])
+    assert seqs(sink) == [1, 2, 3, 4]
+    assert sink.high_water_mark("env-0", 0) == 4
+
+
+def test_lives_and_producers_are_told_apart(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    sink.write([heartbeat_batch(1), heartbeat_batch(1, incarnation=3), heartbeat_batch(1, source="env-1")])
+    assert seqs(sink) == [1, 1, 1]
+    assert sink.next_incarnation() == 4
+
+
+def test_a_killed_writer_keeps_what_was_written_and_its_marks(tmp_path: Path) -> None:
+    path = tmp_path / "t.duckdb"
+    crash(path)
+    sink = DuckDBSink(path)
+    assert seqs(sink) == [1, 2, 3]
+    sink.write([heartbeat_batch(seq) for seq in (2, 3, 4)])
+    assert seqs(sink) == [1, 2, 3, 4]
+    assert sink.quarantined_wal is None
+
+
+@pytest.mark.parametrize("wrong_type", ["HEARTBEAT", "NO_SUCH_EVENT"])
+def test_a_batch_that_does_not_fit_is_set_aside_and_holds_up_nobody(tmp_path: Path, wrong_type: str) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    rows = pa.RecordBatch.from_pylist([{"uptime_sec": "not a number"}])
+    wrong = stamp(rows, BatchId("env-0", 0, 2, 1, wrong_type))
+    sink.write([heartbeat_batch(1), wrong, heartbeat_batch(3)])
+    assert seqs(sink) == [1, 3]
+    assert sink.high_water_mark("env-0", 0) == 3
+    (rejected,) = sink.query("SELECT * FROM rejected_batches").to_pylist()
+    assert (rejected["producer"], rejected["seq"], rejected["num_events"]) == ("env-0", 2, 1)
+    assert decode(rejected["payload"]).to_pylist() == rows.to_pylist()
+
+
+def test_after_a_refusal_the_same_batches_can_be_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(SinkUnavailableError):
+            sink.write([heartbeat_batch(1)])
+    sink.write([heartbeat_batch(1), heartbeat_batch(2)])
+    assert seqs(sink) == [1, 2]
+
+
+def test_a_new_field_becomes_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "t.duckdb"
+    sink = DuckDBSink(path)
+    sink.write([heartbeat_batch(1)])
+    second = heartbeat_batch(2)
+    grown = second.append_column("gpu_temperature", pa.array([71.5])).replace_schema_metadata(second.schema.metadata)
+    sink.write([grown])
+    sink.close()
+    reopened = DuckDBSink(path)
+    reopened.write([heartbeat_batch(3)])
+    rows = reopened.query("SELECT seq, gpu_temperature FROM heartbeat ORDER BY seq").to_pylist()
+    assert [row["gpu_temperature"] for row in rows] == [None, 71.5, None]
+
+
+def test_legacy_names_go_to_the_table_of_today(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    update = next(one for one in whole_run(1) if one.event_type is TelemetryEventType.TAMIYO_POLICY_UPDATE)
+    sink.write([stamp(record_batch([update]), BatchId("old", 0, 1, 0, "PPO_UPDATE_COMPLETED"))])
+    assert sink.query("SELECT count(*) AS n FROM tamiyo_policy_update").to_pylist() == [{"n": 1}]
+
+
+def test_an_unreadable_log_is_set_aside_and_the_file_stays_usable(tmp_path: Path) -> None:
+    path = tmp_path / "t.duckdb"
+    crash(path)
+    wal = path.with_name("t.duckdb.wal")
+    content = bytearray(wal.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    wal.write_bytes(content)
+    sink = DuckDBSink(path)
+    assert sink.quarantined_wal is not None
+    assert sink.quarantined_wal.read_bytes() == bytes(content)
+    assert [row["kind"] for row in sink.query("SELECT kind FROM incidents").to_pylist()] == ["unreadable_wal"]
+    mark = sink.high_water_mark("env-0", 0)
+    assert seqs(sink) == list(range(1, mark + 1))
+    sink.write([heartbeat_batch(mark + 1)])
+    assert seqs(sink)[-1] == mark + 1
+
+
+def test_a_snapshot_is_complete_and_readable_while_the_writer_lives(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb", views=["CREATE OR REPLACE VIEW beats AS SELECT seq FROM heartbeat"])
+    sink.write([heartbeat_batch(1)])
+    snapshot = sink.publish_snapshot(tmp_path / "it's.snapshot.duckdb")
+    reader = duckdb.connect(str(snapshot), read_only=True)
+    sink.write([heartbeat_batch(2)])
+    sink.publish_snapshot(snapshot)
+    assert reader.execute("SELECT * FROM beats").fetchall() == [(1,)]
+    reader.close()
+    again = duckdb.connect(str(snapshot), read_only=True)
+    assert again.execute("SELECT * FROM beats ORDER BY seq").fetchall() == [(1,), (2,)]
+    again.close()
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".tmp") == []
+
+
+def test_a_full_disk_refuses_before_anything_is_written(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb", min_free_bytes=2**62)
+    with pytest.raises(SinkUnavailableError, match="free"):
+        sink.write([heartbeat_batch(1)])
+    assert sink.high_water_mark("env-0", 0) == 0
+
+
+def test_a_file_of_another_owner_or_kind_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "text.duckdb").write_text("not a database " * 1000)
+    with pytest.raises(SinkUnavailableError, match=r"text\.duckdb"):
+        DuckDBSink(tmp_path / "text.duckdb")
+    newer = DuckDBSink(tmp_path / "newer.duckdb")
+    newer.close()
+    with duckdb.connect(str(tmp_path / "newer.duckdb")) as connection:
+        connection.execute("INSERT INTO schema_version VALUES (99, now()::TIMESTAMP)")
+    with pytest.raises(SinkUnavailableError, match="99"):
+        DuckDBSink(tmp_path / "newer.duckdb")
+
+
+def test_dropped_events_are_stored_with_the_marks(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    first, second = heartbeat_batch(1), heartbeat_batch(2)
+    told = stamp(second, BatchId("env-0", 0, 2, 1, "HEARTBEAT", dropped_events=17))
+    sink.write([first, told])
+    assert identity_of(told).dropped_events == 17
+    assert sink.query("SELECT dropped_events FROM high_water_marks").to_pylist() == [{"dropped_events": 17}]

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from esper.nissa.config import TelemetryConfig
+from esper.nissa.emitter import BufferedEmitter
+from esper.nissa.sinks.memory import MemorySink
+from esper.nissa.transport import InProcessTransport
+from esper.nissa.wire import identity_of
+from tests.fakes.telemetry import FakeClock, FlakyTransport, event, heartbeat, outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from esper.nissa.transport import Transport
+
+EVERY_EVENT = TelemetryConfig(flush_rows=1)
+
+
+def make(
+    transport: Transport, config: TelemetryConfig = EVERY_EVENT, *, clock: FakeClock | None = None, folder: Path | None = None
+) -> BufferedEmitter:
+    return BufferedEmitter("env-0", 0, transport=transport, config=config, clock=clock or FakeClock(), spool_folder=folder)
+
+
+def uptimes(sink: MemorySink) -> list[object]:
+    return [row["uptime_sec"] for row in sink.rows("HEARTBEAT")]
+
+
+def test_ships_when_rows_or_time_are_up() -> None:
+    sink, clock = MemorySink(), FakeClock()
+    emitter = make(InProcessTransport(sink), TelemetryConfig(flush_rows=3, flush_sec=1.0), clock=clock)
+    emitter.emit(heartbeat(1.0))
+    emitter.emit(heartbeat(2.0))
+    assert uptimes(sink) == []
+    emitter.emit(heartbeat(3.0))
+    assert uptimes(sink) == [1.0, 2.0, 3.0]
+    clock.advance(1.0)
+    emitter.emit(heartbeat(4.0))
+    assert uptimes(sink) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_one_batch_per_type_with_consecutive_numbers() -> None:
+    sink = MemorySink()
+    emitter = make(InProcessTransport(sink), TelemetryConfig(flush_rows=100))
+    for index in range(4):
+        emitter.emit(heartbeat(float(index)))
+        emitter.emit(event("EPISODE_OUTCOME", outcome(index, 0, 50.0)))
+    emitter.flush()
+    identities = [identity_of(batch) for batch in sink.batches]
+    assert [(i.event_type, i.seq, i.after) for i in identities] == [("HEARTBEAT", 1, 0), ("EPISODE_OUTCOME", 2, 1)]
+    assert [batch.num_rows for batch in sink.batches] == [4, 4]
+
+
+def test_muted_and_bulky_types_are_left_out() -> None:
+    sink = MemorySink()
+    emitter = make(InProcessTransport(sink), TelemetryConfig(flush_rows=1, muted=("HEARTBEAT",)))
+    emitter.emit(heartbeat())
+    assert sink.batches == []
+    assert not TelemetryConfig().records("COUNTERFACTUAL_MATRIX_COMPUTED")
+    assert TelemetryConfig(level="full").records("COUNTERFACTUAL_MATRIX_COMPUTED")
+
+
+def test_a_full_queue_never_blocks_and_loses_nothing_within_bounds(tmp_path: Path) -> None:
+    sink = MemorySink()
+    transport = FlakyTransport(sink)
+    transport.is_full = True
+    emitter = make(transport, TelemetryConfig(flush_rows=1, spool_batches=2), folder=tmp_path)
+    for index in range(1, 8):
+        emitter.emit(heartbeat(float(index)))
+    assert emitter.stats().disk_batches == 5
+    transport.is_full = False
+    emitter.flush()
+    transport.drain()
+    emitter.flush()
+    assert uptimes(sink) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert emitter.stats().held_batches == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_beyond_the_last_bound_losses_are_counted_and_told() -> None:
+    sink = MemorySink()
+    transport = FlakyTransport(sink)
+    transport.is_full = True
+    emitter = make(transport, TelemetryConfig(flush_rows=1, spool_batches=2))
+    for index in range(1, 6):
+        emitter.emit(heartbeat(float(index)))
+    assert emitter.stats().dropped_events == 3
+    transport.is_full = False
+    emitter.flush()
+    transport.drain()
+    emitter.emit(heartbeat(6.0))
+    transport.drain()
+    assert uptimes(sink) == [1.0, 2.0, 6.0]
+    assert identity_of(sink.batches[-1]).dropped_events == 3
+
+
+def test_what_the_queue_lost_is_sent_again_in_order() -> None:
+    sink, clock = MemorySink(), FakeClock()
+    transport = FlakyTransport(sink)
+    emitter = make(transport, TelemetryConfig(flush_rows=1, resend_sec=5.0), clock=clock)
+    emitter.emit(heartbeat(1.0))
+    emitter.emit(heartbeat(2.0))
+    transport.lose()
+    emitter.emit(heartbeat(3.0))
+    transport.drain()
+    assert uptimes(sink) == []
+    clock.advance(5.0)
+    emitter.flush()
+    transport.drain()
+    emitter.flush()
+    assert uptimes(sink) == [1.0, 2.0, 3.0]
+    assert emitter.stats().held_batches == 0
+
+
+def test_a_slow_sink_gets_duplicates_but_stores_once() -> None:
+    sink, clock = MemorySink(), FakeClock()
+    transport = FlakyTransport(sink)
+    emitter = make(transport, TelemetryConfig(flush_rows=1, resend_sec=5.0), clock=clock)
+    emitter.emit(heartbeat(1.0))
+    clock.advance(6.0)
+    emitter.emit(heartbeat(2.0))
+    assert len(transport.queue) == 3
+    transport.drain()
+    assert uptimes(sink) == [1.0, 2.0]
+
+
+def test_the_next_life_delivers_what_the_last_could_not(tmp_path: Path) -> None:
+    sink = MemorySink()
+    transport = FlakyTransport(sink)
+    transport.is_full = True
+    first = make(transport, folder=tmp_path)
+    first.emit(heartbeat(1.0))
+    first.emit(heartbeat(2.0))
+    stats = first.close()
+    assert (stats.held_batches, stats.disk_batches) == (2, 2)
+    second = BufferedEmitter("env-0", 1, transport=InProcessTransport(sink), config=EVERY_EVENT, clock=FakeClock(), spool_folder=tmp_path)
+    second.emit(heartbeat(3.0))
+    assert uptimes(sink) == [1.0, 2.0, 3.0]
+    assert second.stats().held_batches == 0
+
+
+def test_a_reused_incarnation_goes_on_after_what_is_stored() -> None:
+    sink = MemorySink()
+    make(InProcessTransport(sink)).emit(heartbeat(1.0))
+    make(InProcessTransport(sink)).emit(heartbeat(2.0))
+    assert uptimes(sink) == [1.0, 2.0]
+
+
+def test_close_waits_no_longer_than_told_and_refuses_later_events() -> None:
+    transport = FlakyTransport(MemorySink())
+    emitter = make(transport)
+    emitter.emit(heartbeat())
+    assert emitter.close(timeout_sec=0.05).held_batches == 1
+    with pytest.raises(ValueError, match="closed"):
+        emitter.emit(heartbeat())
