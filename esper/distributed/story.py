@@ -21,12 +21,13 @@ from esper.leyline.telemetry import (
     TolariaBatchPayload,
     TrainingStartedPayload,
 )
-from esper.nissa.emitter import BufferedEmitter
+from esper.leyline.telemetry.schema import record_batch
 from esper.nissa.sinks.console import ConsoleSink
-from esper.nissa.transport import InProcessTransport
+from esper.nissa.wire import BatchId, stamp
 from esper.simic.update_report import to_payloads
 
 if TYPE_CHECKING:
+    from esper.nissa.emitter import BufferedEmitter
     from esper.distributed.config import RunConfig
     from esper.distributed.driver import Counts, RoundReport
     from esper.distributed.facts import RunFacts
@@ -47,7 +48,8 @@ class RunStory:
         self._emitter = emitter
         self._started = time.perf_counter()
         level = config.telemetry.console
-        self._console = None if level == "off" else _console_emitter(config, ConsoleSink(level))
+        self._console = None if level == "off" else ConsoleSink(level)
+        self._num_shown = 0
 
     def started(self, facts: RunFacts, *, resumed_from: str, counts: Counts) -> None:
         """The run begins, or goes on."""
@@ -98,13 +100,11 @@ class RunStory:
         )
         finished = TelemetryEvent(TelemetryEventType.TOLARIA_BATCH_COMPLETED, payload, group_id=group_id)
         self._emitter.emit(finished)
-        if self._console is not None:
-            for outcome in outcomes:
-                self._console.emit(tell_outcome(group_id, outcome, policy=LEARNED, reward_mode=self._config.reward.mode))
-            for update in to_payloads(report.update):
-                self._console.emit(TelemetryEvent(TelemetryEventType.TAMIYO_POLICY_UPDATE, update, group_id=group_id))
-            self._console.emit(finished)
-            self._console.flush()
+        for outcome in outcomes:
+            self._show(tell_outcome(group_id, outcome, policy=LEARNED, reward_mode=self._config.reward.mode))
+        for update in to_payloads(report.update):
+            self._show(TelemetryEvent(TelemetryEventType.TAMIYO_POLICY_UPDATE, update, group_id=group_id))
+        self._show(finished)
 
     def finished(self, counts: Counts, stop_reason: str, checkpoint: str | None) -> None:
         """The run ends."""
@@ -121,15 +121,16 @@ class RunStory:
 
     def _tell(self, event: TelemetryEvent) -> None:
         self._emitter.emit(event)
-        if self._console is not None:
-            self._console.emit(event)
-            self._console.flush()
+        self._show(event)
+
+    def _show(self, event: TelemetryEvent) -> None:
+        if self._console is None:
+            return
+        identity = BatchId("driver", 0, self._num_shown + 1, self._num_shown, event.event_type.name)
+        self._num_shown += 1
+        self._console.write([stamp(record_batch([event]), identity)])
 
 
 def config_digest(config: RunConfig) -> str:
     """Hash of everything a run depends on."""
     return hashlib.sha256(json.dumps(dump(config), sort_keys=True).encode()).hexdigest()
-
-
-def _console_emitter(config: RunConfig, sink: ConsoleSink) -> BufferedEmitter:
-    return BufferedEmitter("console", 0, transport=InProcessTransport(sink), config=config.telemetry)
