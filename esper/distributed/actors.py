@@ -24,7 +24,6 @@ class PartTimeoutError(RuntimeError):
     """A call took longer than the run allows."""
 
 
-@ray.remote
 class _Part:
     """Builds a part in its own process and forwards calls to it."""
 
@@ -82,7 +81,7 @@ def start_part(name: str, build: Callable[..., Any], arguments: tuple[Any, ...],
 
     Environment actors are not restarted here: a part whose state is lost ends the run, which resumes from its checkpoint.
     """
-    return _Part.options(name=name, num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0).remote(build, arguments)
+    return ray.remote(_Part).options(name=name, num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0).remote(build, arguments)
 
 
 def stop_part(part: Any, timeout_sec: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,32 +91,40 @@ def make_learner(config: RunConfig, emitter: BufferedEmitter) -> LearnerWorker:
     return LearnerWorker(Learner(policy, config.ppo, seeds), emitter, config=dump(config), digests=registry_digests())
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStore:
-    """The telemetry file and its listeners, open for writing."""
-
-    sink: FanOutSink
-    incarnation: int
-    """Number that no producer has used in this file yet."""
-
-
-def make_store(config: RunConfig, paths: RunDir, *, keep_rounds: int | None) -> OpenStore:
-    """Open the telemetry file, and whoever else listens.
+class TelemetryStore:
+    """The telemetry file and whoever else listens, open for writing; the only place where a run's telemetry is joined.
 
     Args:
         config: The run's configuration.
         paths: Its folder.
-        keep_rounds: Forget what was recorded after so many rounds; None keeps everything.
+        keep_rounds: Forget what earlier lives of the run recorded after so many rounds; None keeps everything.
     """
-    file = DuckDBSink(paths.telemetry, views=view_statements())
-    if keep_rounds is not None:
-        file.forget_groups(lambda group_id: is_after(group_id, keep_rounds))
-    watchers: list[Sink] = []
-    if config.telemetry.wandb != "off":
-        from esper.nissa.sinks.wandb import open_wandb
 
-        watchers.append(open_wandb(config.telemetry, folder=paths.root / "wandb", name=paths.root.name, config=dump(config)))
-    return OpenStore(FanOutSink(file, watchers), file.next_incarnation())
+    def __init__(self, config: RunConfig, paths: RunDir, *, keep_rounds: int | None) -> None:
+        self._file = DuckDBSink(paths.telemetry, views=view_statements())
+        self._keep_rounds = keep_rounds
+        self.incarnation = self._file.next_incarnation()
+        """Number that no producer has used in this file yet."""
+        self._forget()
+        watchers: list[Sink] = []
+        if config.telemetry.wandb != "off":
+            from esper.nissa.sinks.wandb import open_wandb
+
+            folder, name = paths.root / "wandb", paths.root.name
+            watchers.append(
+                open_wandb(config.telemetry.wandb, config.telemetry.wandb_project, folder=folder, name=name, config=dump(config))
+            )
+        self.sink = FanOutSink(self._file, watchers)
+
+    def close(self) -> None:
+        """Forget once more what earlier lives left on disk and sent late, then close."""
+        self._forget()
+        self.sink.close()
+
+    def _forget(self) -> None:
+        keep_rounds = self._keep_rounds
+        if keep_rounds is not None:
+            self._file.forget_groups(lambda group_id: is_after(group_id, keep_rounds), before_incarnation=self.incarnation)
 
 
 def is_after(group_id: str, num_rounds: int) -> bool:

@@ -115,10 +115,10 @@ def read_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConf
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:
-    """Build the configuration from nested mappings, laying them upon the task preset's growth settings."""
-    task = load(TaskConfig, values.get("task", {}), "task")
-    preset = find_preset(task)
-    return load(RunConfig, merge({"growth": dict(preset.growth)}, values))
+    """Build the configuration from nested mappings, laying them upon what the task preset wishes for growth and rent."""
+    preset = find_preset(load(TaskConfig, values.get("task", {}), "task"))
+    wishes = {"growth": dict(preset.growth), "reward": {"rent_reference_params": preset.rent_reference_params}}
+    return load(RunConfig, merge(wishes, values))
 
 
 def write_run_config(config: RunConfig, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from esper.leyline.rng import SeedTree
 from esper.tolaria.trial import EpisodeRequest
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from esper.distributed.config import RolloutConfig
     from esper.tolaria.tasks.base import Context, Split
+
+T = TypeVar("T")
 
 Groups = list[tuple[EpisodeRequest, ...]]
 """Episodes that are played in lockstep, group by group."""
@@ -27,7 +29,7 @@ def training_round(round_idx: int, rollout: RolloutConfig, seeds: SeedTree) -> G
 
 def evaluation_episodes(contexts: Sequence[Context], split: Split, *, seeds_per_context: int, root: int, group_size: int) -> Groups:
     """Every context on the same number of seeds; the same root pairs the episodes of different policies."""
-    requests = []
+    requests: list[EpisodeRequest] = []
     for context in contexts:
         for seed_idx in range(seeds_per_context):
             seeds = SeedTree(root).child(split, context.name, seed_idx)
@@ -41,6 +43,6 @@ def search_episodes(first: int, count: int, seeds: SeedTree, group_size: int) ->
     return in_groups(requests, group_size)
 
 
-def in_groups(requests: Sequence[EpisodeRequest], size: int) -> Groups:
+def in_groups(items: Sequence[T], size: int) -> list[tuple[T, ...]]:
     """Cut into groups of `size`; the last may be smaller."""
-    return [tuple(requests[start : start + size]) for start in range(0, len(requests), size)]
+    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]

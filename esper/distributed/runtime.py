@@ -47,7 +47,7 @@ def open_local(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds
         keep_rounds: On resume, forget telemetry of later rounds, which will be played again; None for a new run.
     """
     build.limit_threads()
-    store = build.make_store(config, paths, keep_rounds=keep_rounds)
+    store = build.TelemetryStore(config, paths, keep_rounds=keep_rounds)
     try:
         emitters = [
             build.make_emitter(config, name, store.incarnation, InProcessTransport(store.sink), paths.spool)
@@ -59,7 +59,7 @@ def open_local(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds
         for emitter in (*envs, learner, driver):
             emitter.close(timeout_sec=config.cluster.close_timeout_sec)
     finally:
-        store.sink.close()
+        store.close()
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def require_resources(config: RunConfig, available: dict[str, float]) -> None:
 def _build_sink(config: RunConfig, paths: RunDir, keep_rounds: int | None, queue: Any) -> SinkWorker:
     from esper.distributed.actors import drain
 
-    return SinkWorker(partial(build.make_store, config, paths, keep_rounds=keep_rounds), partial(drain, queue))
+    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=keep_rounds), partial(drain, queue))
 
 
 def _build_learner(config: RunConfig, make_emitter: Callable[[], BufferedEmitter]) -> LearnerWorker:

@@ -11,7 +11,7 @@ from esper.nissa.transport import InProcessTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from esper.distributed.build import OpenStore
+    from esper.distributed.build import TelemetryStore
 
 POLL_SEC = 0.1
 """Pause after the queue was found empty."""
@@ -25,7 +25,7 @@ class SinkWorker:
         drain: Takes everything that waits in the queue.
     """
 
-    def __init__(self, make_store: Callable[[], OpenStore], drain: Callable[[], list[bytes]]) -> None:
+    def __init__(self, make_store: Callable[[], TelemetryStore], drain: Callable[[], list[bytes]]) -> None:
         self._make_store = make_store
         self._drain = drain
         self._incarnation = 0
@@ -66,7 +66,7 @@ class SinkWorker:
             try:
                 self._pump(self._transport)
             finally:
-                store.sink.close()
+                store.close()
         except Exception as error:  # noqa: BLE001 - raised again in the caller of ready(), acknowledged() or close()
             self._failure = error
         finally:

@@ -27,10 +27,10 @@ from esper.nissa.wire import BatchId, stamp
 from esper.simic.update_report import to_payloads
 
 if TYPE_CHECKING:
-    from esper.nissa.emitter import BufferedEmitter
     from esper.distributed.config import RunConfig
     from esper.distributed.driver import Counts, RoundReport
     from esper.distributed.facts import RunFacts
+    from esper.nissa.emitter import BufferedEmitter
 
 PACKAGES = ("esper-morph", "torch", "torch-geometric", "ray", "duckdb", "numpy")
 

@@ -10,7 +10,9 @@ from esper.leyline.load import ConfigError, setting
 from esper.leyline.masks import MIN_PRUNE_AGE_EPOCHS, GrowthLimits
 
 if TYPE_CHECKING:
-    from esper.leyline.host import HostFamily
+    from collections.abc import Sequence
+
+    from esper.leyline.host import HostFamily, InjectionSpec
     from esper.leyline.ports import Catalogue
 
 
@@ -31,6 +33,7 @@ class GrowthConfig:
     max_developing: int = setting(1, "seeds before their blend, and resting slots, at once", unit="seeds", ge=0)
     isolate_blending: bool = setting(False, "cut the gradient that reaches the host through a blending seed's input")
     ops: tuple[LifecycleOp, ...] = setting(tuple(LifecycleOp), "operations on offer; waiting always is")
+    slots: tuple[str, ...] = setting((), "slots where seeds may grow, e.g. r0c1; empty means all of the host's")
     blueprints: tuple[str, ...] = setting((), "blueprints on offer; empty means all of the host's family")
     styles: tuple[BlendStyle, ...] = setting(tuple(BlendStyle), "blend styles on offer")
     tempos: tuple[int, ...] = setting((0, 1, 2), "indices of the tempos on offer: fast, standard, slow", ge=0, lt=len(TEMPO_EPOCHS))
@@ -70,3 +73,16 @@ def growth_limits(config: GrowthConfig, catalogue: Catalogue, family: HostFamily
         styles=config.styles,
         tempos=config.tempos,
     )
+
+
+def chosen_slots(config: GrowthConfig, specs: Sequence[InjectionSpec]) -> tuple[InjectionSpec, ...]:
+    """The host's slots that `config` offers, in the host's order.
+
+    Raises:
+        ConfigError: If a slot does not exist.
+    """
+    known = [spec.slot_id for spec in specs]
+    unknown = [slot for slot in config.slots if slot not in known]
+    if unknown:
+        raise ConfigError(f"growth.slots: {', '.join(unknown)} do not exist; the host has {', '.join(known)}")
+    return tuple(spec for spec in specs if not config.slots or spec.slot_id in config.slots)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from esper.kasmina import lifecycle
-from esper.kasmina.config import growth_limits
+from esper.kasmina.config import chosen_slots, growth_limits
 from esper.kasmina.configurations import Branches
 from esper.kasmina.gradients import read_gradients
 from esper.kasmina.nursery import Nursery
@@ -57,7 +57,7 @@ class MorphogeneticModel(nn.Module):
             raise TypeError(f"a host must be an nn.Module, got {type(host).__name__}")
         self.host: HostProtocol = host
         self.config = config
-        self.specs = tuple(host.injection_specs())
+        self.specs = chosen_slots(config, host.injection_specs())
         self._slots = tuple(SeedSlot(spec) for spec in self.specs)
         self.slots = nn.ModuleList(self._slots)
         self._catalogue = catalogue

@@ -16,6 +16,9 @@ class RewardConfig:
     mode: Literal["utility", "shaped"] = setting("utility", "utility: change of U, which telescopes; shaped: dense credit for each seed")
     rent_weight: float = setting(0.05, "λ in U = 100·(accuracy − λ·rent); 0 makes parameters free", ge=0.0)
     rent_form: Literal["linear", "log2"] = setting("linear", "rent of ΔP/P0: linear is the ratio itself, log2 is log2(1 + ratio)")
+    rent_reference_params: int | None = setting(
+        None, "P0 in the rent of U; none takes each host's own size. Tiny hosts need one size for all", unit="parameters", ge=1
+    )
     epoch_rent: float = setting(0.0, "λ_e: each epoch costs 100·λ_e·rent(living ΔP/P0)/max_epochs; 0 charges only what is kept", ge=0.0)
     scale: float = setting(0.1, "factor on the reward that the learner sees", gt=0.0)
     governor_penalty: float = setting(-10.0, "reward added when the governor stops the trial, before scaling", le=0.0)

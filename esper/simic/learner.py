@@ -69,12 +69,12 @@ class Learner:
         """Decide for K trials, and keep the transition unless `greedy`.
 
         Noise belongs to (env, episode, step), so decisions do not depend on which group asked first. Where all K trials have
-        ended the decisions are placeholders (WAIT, NaN) and are not kept.
+        ended the decisions are placeholders (WAIT, NaN) and are not kept; what is said after that is not kept either.
 
         Raises:
             RolloutError: If this step was seen before.
         """
-        if not greedy:
+        if not greedy and step.valid.any():
             self._store.observe(step)
         if step.done.all():
             return _nothing(step.key, self._version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esper.leyline.actions import NUM_BLUEPRINT_PLACES, Head
+from esper.leyline.actions import NUM_BLUEPRINT_PLACES, Head, LifecycleOp
 from esper.leyline.load import setting
 
 NUM_LAYERS = 4
@@ -57,7 +57,10 @@ class TamiyoGNNConfig:
     op_dim: int = setting(16, "Width of the operation embedding that the other heads are conditioned on.", ge=1)
     risk_classes: int = setting(5, "Classes of the risk head.", ge=1)
     telemetry_dim: int = setting(64, "Width of the telemetry embedding.", ge=1)
-    wait_bias: float = setting(0.5, "Logit by which WAIT is favoured at first; 0 is an even start.")
+    op_bias: tuple[float, ...] = setting(
+        (0.5, 0.0, -1.0, -1.0, 2.0, 1.0),
+        "First logits of WAIT, GERMINATE, SET_ALPHA_TARGET, PRUNE, FOSSILIZE, ADVANCE: what has grown is mostly kept; zeros start even.",
+    )
     probability_floors: ProbabilityFloors = setting(ProbabilityFloors, "Least probabilities per head.")
     has_autocast: bool = setting(
         False, "Run the graph network in bfloat16, the action distribution in float32. Only faster where the device has bfloat16 units."
@@ -67,7 +70,9 @@ class TamiyoGNNConfig:
         """Refuse a list of limits that does not fit the layers.
 
         Raises:
-            ValueError: If there is not one neighbour limit per layer.
+            ValueError: If there is not one neighbour limit per layer, or not one bias per operation.
         """
         if len(self.neighbour_limits) != NUM_LAYERS:
             raise ValueError(f"neighbour_limits={self.neighbour_limits} should have {NUM_LAYERS} numbers, one per layer")
+        if len(self.op_bias) != len(LifecycleOp):
+            raise ValueError(f"op_bias={self.op_bias} should have {len(LifecycleOp)} numbers, one per operation")

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.leyline.actions import HEAD_SIZES, Head, LifecycleOp
+from esper.leyline.actions import HEAD_SIZES, Head
 from esper.tamiyo.config import TamiyoGNNConfig
 
 DETAIL_HEADS = (Head.BLUEPRINT, Head.STYLE, Head.TEMPO, Head.ALPHA_TARGET, Head.ALPHA_SPEED, Head.ALPHA_CURVE)
@@ -40,7 +40,7 @@ class ActionHeads(nn.Module):
         nn.init.zeros_(self.op_logits.bias)
         nn.init.zeros_(self.detail_logits.bias)
         with torch.no_grad():
-            self.op_logits.bias[LifecycleOp.WAIT] = config.wait_bias
+            self.op_logits.bias.copy_(torch.tensor(config.op_bias))
 
     def op(self, summary: Float[Tensor, "B D2"]) -> Float[Tensor, "B 6"]:
         """Operation logits from the state summary."""

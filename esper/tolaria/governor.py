@@ -27,12 +27,8 @@ class GovernorConfig:
     divergence_sigmas: float = setting(6.0, "standard deviations above the mean that count as anomalous", gt=0.0)
     divergence_ratio: float = setting(3.0, "multiple of the mean that counts as anomalous", gt=1.0)
     divergence_patience_epochs: int = setting(3, "anomalous epochs in a row that make a panic", unit="epochs", ge=1)
-    lobotomy_history_frac: float = setting(
-        0.6, "mean loss below this share of ln(classes) proves the host had learned", gt=0.0, lt=1.0
-    )
-    lobotomy_tolerance_frac: float = setting(
-        0.065, "distance to ln(classes), as a share of it, that means all is forgotten", gt=0.0
-    )
+    lobotomy_history_frac: float = setting(0.6, "mean loss below this share of ln(classes) proves the host had learned", gt=0.0, lt=1.0)
+    lobotomy_tolerance_frac: float = setting(0.065, "distance to ln(classes), as a share of it, that means all is forgotten", gt=0.0)
 
 
 class TolariaGovernor:

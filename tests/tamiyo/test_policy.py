@@ -176,7 +176,7 @@ def test_first_policy_is_nearly_uniform_but_for_its_wish_to_wait() -> None:
     rows[:, Head.OP] = np.arange(6)
     evaluation = policy.evaluate(batch.select(np.zeros(6, dtype=np.int64)), rows)
     probabilities = evaluation.head_log_prob[:, Head.OP].exp().detach().numpy()
-    weights = np.exp([SMALL.wait_bias, 0, 0, 0, 0, 0])
+    weights = np.exp(SMALL.op_bias)
     np.testing.assert_allclose(probabilities, weights / weights.sum(), atol=0.03)
     others = [h for h in Head if h is not Head.OP]
     assert evaluation.entropy[:, others].min() > 0.99

@@ -24,7 +24,8 @@ class RewardComputedPayload(Payload):
     env_id: int
     total_reward: float
     action_name: str
-    value_estimate: float
+    value_estimate: float | None
+    """In the learner's reward units; None for a policy without values."""
     action_confidence: float
     """Joint probability of the action, 0…1."""
     base_acc_delta: float | None = None

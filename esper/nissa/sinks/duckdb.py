@@ -21,7 +21,7 @@ from esper.nissa.sinks.tables import ensure_tables, event_tables, registered, st
 from esper.nissa.wire import encode, identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from esper.nissa.wire import BatchId
 
@@ -103,6 +103,29 @@ class DuckDBSink:
         """A number that no producer in this file has used as its incarnation."""
         row = self._connection.execute("SELECT coalesce(max(incarnation) + 1, 0) FROM high_water_marks").fetchall()[0]
         return int(row[0])
+
+    def forget_groups(self, is_forgotten: Callable[[str], bool], *, before_incarnation: int) -> int:
+        """Delete events of earlier lives that are about to happen again, or have.
+
+        Args:
+            is_forgotten: Asked about each `group_id` in the file.
+            before_incarnation: Lives from this one on keep everything.
+
+        Returns:
+            Number of events deleted.
+        """
+        num_deleted = 0
+        self._connection.execute("BEGIN")
+        for table in event_tables():
+            groups = self._connection.execute(
+                f"SELECT DISTINCT group_id FROM {table} WHERE incarnation < ?", [before_incarnation]
+            ).fetchall()
+            doomed = [group for (group,) in groups if is_forgotten(group)]
+            if doomed:
+                deletion = f"DELETE FROM {table} WHERE incarnation < ? AND list_contains(?, group_id) RETURNING 1"
+                num_deleted += len(self._connection.execute(deletion, [before_incarnation, doomed]).fetchall())
+        self._connection.execute("COMMIT")
+        return num_deleted
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
         """Answer a live reader of this process; `sql` is trusted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import netrc
+import os
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
@@ -44,6 +45,14 @@ def resolve_mode(
         logger.warning("no Weights & Biases key for %s: logging offline; upload later with `wandb sync`", base_url)
         return "offline"
     return wanted
+
+
+def open_wandb(
+    wanted: Literal["offline", "online"], project: str, *, folder: Path, name: str, config: Mapping[str, Any], first_env_steps: int = -1
+) -> WandbSink:
+    """Start logging as `wanted`, or offline where there is no key; arguments as for `WandbSink`."""
+    mode = resolve_mode(wanted, os.environ, wandb.Settings().base_url)
+    return WandbSink(project, mode, folder=folder, name=name, config=config, first_env_steps=first_env_steps)
 
 
 class WandbSink:

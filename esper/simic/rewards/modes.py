@@ -22,7 +22,11 @@ def utility_mode(config: RewardConfig, before: TrialReport, after: TrialReport, 
     compute_rent = 0.0
     if config.epoch_rent > 0.0:
         compute_rent = rent.epoch_rent(
-            after.seed_params, after.host_params, after.max_epochs, weight=config.epoch_rent, form=config.rent_form
+            after.seed_params,
+            config.rent_reference_params or after.host_params,
+            after.max_epochs,
+            weight=config.epoch_rent,
+            form=config.rent_form,
         )
     return RewardComponents(0.0, utility_change=utility_change(before, after, gamma, config), compute_rent=compute_rent)
 

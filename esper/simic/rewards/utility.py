@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def utility_of(accuracy: float, added_params: int, host_params: int, config: RewardConfig) -> float:
-    """U = 100·(accuracy/100 − λ·rent(ΔP/P0)), in points; `accuracy` in percent."""
-    return accuracy - 100.0 * config.rent_weight * rent(added_params, host_params, config.rent_form)
+    """U = 100·(accuracy/100 − λ·rent(ΔP/P0)), in points; `accuracy` in percent, P0 the host's size or the configured one."""
+    return accuracy - 100.0 * config.rent_weight * rent(added_params, config.rent_reference_params or host_params, config.rent_form)
 
 
 def utility(report: TrialReport, config: RewardConfig) -> float:

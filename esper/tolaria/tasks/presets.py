@@ -85,9 +85,16 @@ def presets() -> tuple[TaskPreset, ...]:
 
 
 def _quick_growth(*blueprints: str) -> Mapping[str, Any]:
-    """Growth within a dozen or two epochs: short training, gates that open by themselves, at most two fossils."""
+    """Growth within a dozen or two epochs: short training, gates that open by themselves, at most two fossils.
+
+    Only the fast tempo leaves time to use what has grown, and how an alpha rises makes no measurable difference in so few
+    epochs; both choices, and changing an alpha on the way, are left to longer tasks.
+    """
     return {
         "blueprints": blueprints,
+        "ops": ("WAIT", "GERMINATE", "PRUNE", "FOSSILIZE", "ADVANCE"),
+        "styles": ("LINEAR_ADD",),
+        "tempos": (0,),
         "max_fossils": 2,
         "max_developing": 2,
         "min_training_epochs": 2,
