@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from esper.leyline.actions import TEMPO_EPOCHS, BlendStyle, LifecycleOp
+from esper.leyline.actions import ALPHA_TARGETS, TEMPO_EPOCHS, BlendStyle, LifecycleOp
 from esper.leyline.load import ConfigError, setting
 from esper.leyline.masks import MIN_PRUNE_AGE_EPOCHS, GrowthLimits
 
@@ -37,6 +37,9 @@ class GrowthConfig:
     blueprints: tuple[str, ...] = setting((), "blueprints on offer; empty means all of the host's family")
     styles: tuple[BlendStyle, ...] = setting(tuple(BlendStyle), "blend styles on offer")
     tempos: tuple[int, ...] = setting((0, 1, 2), "indices of the tempos on offer: fast, standard, slow", ge=0, lt=len(TEMPO_EPOCHS))
+    alpha_targets: tuple[int, ...] = setting(
+        (0, 1, 2), "indices of the alpha targets on offer: 0.5, 0.7, 1; only a full blend can be fossilized", ge=0, lt=len(ALPHA_TARGETS)
+    )
     strict_improvement: float = setting(0.5, "strict G2: accuracy gained in training", unit="points")
     strict_gradient_ratio: float = setting(0.10, "strict G2: seed to host gradient norm per square root of parameters", ge=0.0)
     strict_blending_epochs: int = setting(10, "strict G3: blending before holding", unit="epochs", ge=0)
@@ -46,9 +49,9 @@ class GrowthConfig:
         """Refuse a choice without choices.
 
         Raises:
-            ConfigError: If no style or no tempo is on offer.
+            ConfigError: If no style, tempo or alpha target is on offer.
         """
-        for name in ("styles", "tempos"):
+        for name in ("styles", "tempos", "alpha_targets"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty: a new seed needs at least one")
 
@@ -72,6 +75,7 @@ def growth_limits(config: GrowthConfig, catalogue: Catalogue, family: HostFamily
         ops=config.ops,
         styles=config.styles,
         tempos=config.tempos,
+        alpha_targets=config.alpha_targets,
     )
 
 

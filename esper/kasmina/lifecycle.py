@@ -182,7 +182,8 @@ def _germinate(log: _Log, action: FactoredAction, context: LifecycleContext) -> 
             best_val_accuracy=accuracy,
         ),
     )
-    log.move(dormant, SeedStage.GERMINATED, "policy", reason="germinated")
+    germinated = log.move(dormant, SeedStage.GERMINATED, "policy", reason="germinated")
+    _advance_by_itself(log, germinated, context.config)
 
 
 def _advance(log: _Log, seed: SeedState, config: GrowthConfig, *, initiator: str) -> bool:

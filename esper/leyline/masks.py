@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esper.leyline.actions import (
+    CAUSAL_MASK,
     HEAD_SIZES,
     NUM_BLUEPRINT_PLACES,
     BlendStyle,
@@ -54,6 +55,7 @@ class GrowthLimits:
     ops: tuple[LifecycleOp, ...] = tuple(LifecycleOp)
     styles: tuple[BlendStyle, ...] = tuple(BlendStyle)
     tempos: tuple[int, ...] = (0, 1, 2)
+    alpha_targets: tuple[int, ...] = (0, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def compute_masks(views: Sequence[SlotView], limits: GrowthLimits) -> ActionMask
         blueprint=_one_of(limits.blueprints, NUM_BLUEPRINT_PLACES),
         style=_one_of(limits.styles, HEAD_SIZES[Head.STYLE]),
         tempo=_one_of(limits.tempos, HEAD_SIZES[Head.TEMPO]),
-        alpha_target=np.ones((1, HEAD_SIZES[Head.ALPHA_TARGET]), dtype=bool),
+        alpha_target=_one_of(limits.alpha_targets, HEAD_SIZES[Head.ALPHA_TARGET]),
         alpha_speed=np.ones((1, HEAD_SIZES[Head.ALPHA_SPEED]), dtype=bool),
         alpha_curve=np.ones((1, HEAD_SIZES[Head.ALPHA_CURVE]), dtype=bool),
     )
@@ -122,13 +124,9 @@ def explain_illegal(action: FactoredAction, masks: ActionMasks) -> str | None:
         return f"slot {action.slot} is outside 0…{num_slots - 1}"
     if not masks.slot[0, action.op, action.slot]:
         return f"{action.op.name} is not legal in slot {action.slot}"
-    if action.op is LifecycleOp.GERMINATE:
-        if not masks.blueprint[0, action.blueprint]:
-            return f"blueprint {action.blueprint} is not on offer"
-        if not masks.tempo[0, action.tempo]:
-            return f"tempo {action.tempo} is not on offer"
-    if action.op in (LifecycleOp.GERMINATE, LifecycleOp.SET_ALPHA_TARGET) and not masks.style[0, action.style]:
-        return f"style {action.style.name} is not on offer"
+    for head in HEAD_SIZES:
+        if CAUSAL_MASK[action.op, head] and not getattr(masks, head.name.lower())[0, action[head]]:
+            return f"{head.name.lower()} {action[head]} is not on offer"
     return None
 
 

@@ -10,7 +10,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esper.leyline.load import setting
+from esper.leyline.load import ConfigError, setting
 from esper.leyline.schemas import GovernorVerdict, PanicReason
 
 if TYPE_CHECKING:
@@ -30,11 +30,20 @@ class GovernorConfig:
     lobotomy_history_frac: float = setting(0.6, "mean loss below this share of ln(classes) proves the host had learned", gt=0.0, lt=1.0)
     lobotomy_tolerance_frac: float = setting(0.065, "distance to ln(classes), as a share of it, that means all is forgotten", gt=0.0)
 
+    def __post_init__(self) -> None:
+        """Refuse a memory too short for the panics that need one.
+
+        Raises:
+            ConfigError: If fewer losses are remembered than are needed.
+        """
+        if self.window_epochs < self.min_history_epochs:
+            raise ConfigError(f"governor.window_epochs={self.window_epochs} is less than min_history_epochs={self.min_history_epochs}")
+
 
 class TolariaGovernor:
     """Watches one trial.
 
-    verdict = governor.judge(val_loss)
+    verdict = governor.judge(train_loss, val_loss)
     if verdict.panic: restore the last snapshot, end the trial
     elif verdict.is_healthy: take a new snapshot
     """
@@ -47,9 +56,10 @@ class TolariaGovernor:
 
     def judge(self, *losses: float) -> GovernorVerdict:
         """Judge one epoch by its losses (nats); the last one is compared with the history, all must be finite."""
+        broken = [value for value in losses if not math.isfinite(value)]
+        if broken:
+            return GovernorVerdict(PanicReason.NAN, broken[0], None, self._num_anomalies)
         loss = losses[-1]
-        if not all(math.isfinite(value) for value in losses):
-            return GovernorVerdict(PanicReason.NAN, loss, None, self._num_anomalies)
         if is_lobotomy(self._history, loss, self._guess_loss, self._config):
             return GovernorVerdict(PanicReason.LOBOTOMY, loss, self._guess_loss, self._num_anomalies)
         threshold = divergence_threshold(self._history, self._config)

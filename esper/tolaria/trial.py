@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from esper.kasmina.snapshot import Snapshot
 from esper.kasmina.surgery import GrowthTransaction
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.reports import Counterfactuals, EpochTimings, StageTransition, TrialReport
 from esper.leyline.rng import SeedTree
+from esper.leyline.stages import SeedStage
 from esper.tolaria.counterfactual import leave_one_out, plan_configurations, solo
 from esper.tolaria.history import SignalHistory
 from esper.tolaria.measure import layer_reports, slot_reports
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from esper.kasmina.model import MorphogeneticModel
-    from esper.kasmina.snapshot import Snapshot
     from esper.leyline.schemas import GovernorVerdict
     from esper.tolaria.engine.base import Engine, EpochResult
     from esper.tolaria.governor import TolariaGovernor
@@ -74,7 +75,13 @@ class Trial:
         return self._report
 
     def reset(self) -> TrialReport:
-        """Measure the untrained host; the first decision may rest on it."""
+        """Measure the untrained host; the first decision may rest on it.
+
+        Raises:
+            RuntimeError: If the episode has begun; another one needs another trial.
+        """
+        if self._report is not None:
+            raise RuntimeError(f"the episode of env {self.request.env_id} has begun; make another trial to play again")
         started = time.perf_counter()
         evaluation = self._engine.evaluate("val", [()])
         self._snapshot = self._model.snapshot()
@@ -131,7 +138,16 @@ class Trial:
         if action.op is LifecycleOp.WAIT:
             return ()
         with GrowthTransaction(self._model, self._engine.optimizer):
-            return self._model.apply(action, val_accuracy=val_accuracy)
+            transitions = self._model.apply(action, val_accuracy=val_accuracy)
+        if any(transition.to_stage is SeedStage.FOSSILIZED for transition in transitions):
+            self._protect_fossils()
+        return transitions
+
+    def _protect_fossils(self) -> None:
+        """Remember a new fossil's weights before it trains on, so that a rollback finds them whole."""
+        assert self._snapshot is not None
+        now = self._model.snapshot()
+        self._snapshot = Snapshot(self._snapshot.host, {**now.fossils, **self._snapshot.fossils})
 
     def _tick(self, table: Counterfactuals, live: Sequence[int], fossils: Sequence[int]) -> tuple[StageTransition, ...]:
         with GrowthTransaction(self._model, self._engine.optimizer):
@@ -168,7 +184,7 @@ class Trial:
             retained = self._engine.evaluate("val", [fossils])
             self._history.record_validation(retained.losses[0], retained.accuracies[0])
         val_accuracy, val_loss = self._history.last_validation
-        is_measured = counterfactuals is not None and not rolled_back
+        table = None if rolled_back else counterfactuals  # the network that it measured is gone
         measured = self._engine.probe()
         slots = slot_reports(model, measured)
         return TrialReport(
@@ -181,7 +197,7 @@ class Trial:
             train_accuracy=result.accuracy if result else None,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            committed_accuracy=counterfactuals.accuracy_of(fossils) if counterfactuals and is_measured else val_accuracy,
+            committed_accuracy=table.accuracy_of(fossils) if table else val_accuracy,
             host_params=model.num_host_parameters,
             seed_params=model.num_seed_parameters,
             fossil_params=model.num_fossil_parameters,
@@ -191,7 +207,7 @@ class Trial:
             slots=slots,
             masks=model.masks(),
             transitions=transitions,
-            counterfactuals=counterfactuals,
+            counterfactuals=table,
             verdict=verdict,
             timings=EpochTimings(
                 host_epoch_time_ms=1e3 * result.wall_sec if result else 0.0,

@@ -216,8 +216,8 @@ def test_the_full_target_again_leaves_a_holding_seed_where_it_is() -> None:
 
 def test_seeds_advance_by_themselves_but_never_into_permanence() -> None:
     now = context(auto_advance=True, min_training_epochs=1)
-    slots, _ = apply_action(FREE, act(LifecycleOp.GERMINATE), now)
-    seen: list[StageTransition] = []
+    slots, sown = apply_action(FREE, act(LifecycleOp.GERMINATE), now)
+    seen: list[StageTransition] = list(sown[1:])
     for _ in range(10):
         slots, moved = end_epoch(slots, now)
         seen += moved

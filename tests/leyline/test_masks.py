@@ -141,7 +141,7 @@ def test_fossils_are_limited() -> None:
         (FactoredAction(op=LifecycleOp.GERMINATE, slot=7), "outside 0…1"),
         (FactoredAction(op=LifecycleOp.GERMINATE, blueprint=1), "blueprint 1"),
         (FactoredAction(op=LifecycleOp.GERMINATE, tempo=2), "tempo 2"),
-        (FactoredAction(op=LifecycleOp.GERMINATE, style=BlendStyle.GATED_GATE), "GATED_GATE"),
+        (FactoredAction(op=LifecycleOp.GERMINATE, style=BlendStyle.GATED_GATE), "style 3"),
         (FactoredAction(op=LifecycleOp.FOSSILIZE), "FOSSILIZE is not legal"),
     ],
 )

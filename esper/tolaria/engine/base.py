@@ -23,7 +23,7 @@ class EngineConfig:
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "host optimizer; sgd has momentum 0.9")
     weight_decay: float = setting(0.0, "decoupled weight decay", ge=0.0)
     hold_frac: float = setting(0.5, "share of the episode at peak learning rate; then it falls linearly to final_lr_frac", ge=0.0, le=1.0)
-    final_lr_frac: float = setting(0.1, "learning rate of the last step over the peak", ge=0.0, le=1.0)
+    final_lr_frac: float = setting(0.1, "learning rate at the end of the episode over the peak", ge=0.0, le=1.0)
     max_grad_norm: float | None = setting(None, "clip the gradient norm of host and seeds together; none leaves it", gt=0.0)
     probe_samples: int = setting(64, "training samples of the probe that measures slots and layers", unit="samples", ge=2)
 

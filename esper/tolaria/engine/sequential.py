@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from esper.kasmina.grad_probe import HostProbe, probe
-from esper.tolaria.data import Dataset, batches
+from esper.tolaria.data import Dataset, augment, batches
 from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, TrainingPlan
 from esper.tolaria.engine.schedule import hold_then_decay
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from esper.kasmina.model import MorphogeneticModel
     from esper.leyline.rng import SeedTree
@@ -32,7 +32,7 @@ class SequentialEngine:
         dataset: Tensors on the model's device.
         config: Optimizer and schedule.
         plan: Length, batch size and learning rate that the task asks for.
-        seeds: Source of the data order and the augmentation.
+        seeds: Source of the data order, the augmentation and what layers such as dropout draw.
     """
 
     def __init__(self, model: MorphogeneticModel, dataset: Dataset, config: EngineConfig, *, plan: TrainingPlan, seeds: SeedTree) -> None:
@@ -56,31 +56,28 @@ class SequentialEngine:
     def train_epoch(self, epoch: int) -> EpochResult:
         """Train through the data once."""
         started = time.perf_counter()
-        model, optimizer = self._model.train(), self._optimizer
-        generator = self._seeds.child("order", epoch).torch()
+        self._model.train()
         num_batches = -(-len(self._dataset.train_x) // self._plan.batch_size)
-        total_loss = torch.zeros(())
-        num_correct = torch.zeros((), dtype=torch.long)
+        total_loss = torch.zeros((), device=self._dataset.train_x.device)
+        num_correct = torch.zeros((), dtype=torch.long, device=self._dataset.train_x.device)
         num_labels = 0
-        for step, (x, y) in enumerate(batches(self._dataset, self._plan.batch_size, generator)):
-            self._set_learning_rate((epoch + step / num_batches) / self._plan.max_epochs)
-            logits = model(x)
-            loss = cross_entropy(logits, y)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self._config.max_grad_norm is not None:
-                torch.nn.utils.clip_grad_norm_(_trainable(optimizer), self._config.max_grad_norm)
-            optimizer.step()
-            with torch.no_grad():
-                total_loss += loss.detach() * y.numel()
-                num_correct += (logits.argmax(-1) == y).sum()
-                num_labels += y.numel()
-        model.observe_gradients()
+        gradient_norm: Tensor | None = None
+        with self._seeds.child("layers", epoch).torch_scope():
+            for step, (x, y) in enumerate(self._batches(epoch)):
+                self._set_learning_rate((epoch + step / num_batches) / self._plan.max_epochs)
+                logits = self._model(x)
+                loss = cross_entropy(logits, y)
+                gradient_norm = self._update(loss, is_last=step + 1 == num_batches)
+                with torch.no_grad():
+                    total_loss += loss.detach() * y.numel()
+                    num_correct += (logits.argmax(-1) == y).sum()
+                    num_labels += y.numel()
+        self._model.observe_gradients()
         return EpochResult(
             loss=float(total_loss) / num_labels,
             accuracy=100.0 * int(num_correct) / num_labels,
-            gradient_norm=_gradient_norm(_trainable(optimizer)),
-            learning_rate=optimizer.param_groups[0]["lr"],
+            gradient_norm=None if gradient_norm is None else float(gradient_norm),
+            learning_rate=self._optimizer.param_groups[0]["lr"],
             num_batches=num_batches,
             wall_sec=time.perf_counter() - started,
         )
@@ -89,9 +86,8 @@ class SequentialEngine:
     def evaluate(self, split: Literal["val", "test"], configurations: Sequence[tuple[int, ...]]) -> Evaluation:
         """Accuracy and loss of every configuration, all of them in each batched pass."""
         x, y = (self._dataset.val_x, self._dataset.val_y) if split == "val" else (self._dataset.test_x, self._dataset.test_y)
-        self._model.eval()
-        num_correct = torch.zeros(len(configurations), dtype=torch.long)
-        total_loss = torch.zeros(len(configurations))
+        num_correct = torch.zeros(len(configurations), dtype=torch.long, device=x.device)
+        total_loss = torch.zeros(len(configurations), device=x.device)
         chunk = max(EVALUATION_SAMPLES // len(configurations), 1)
         for start in range(0, len(x), chunk):
             labels = y[start : start + chunk]
@@ -100,7 +96,6 @@ class SequentialEngine:
             flat = labels.expand(len(configurations), *labels.shape)
             losses = F.cross_entropy(logits.flatten(0, -2), flat.flatten(), reduction="none")
             total_loss += losses.view(len(configurations), -1).sum(1)
-        self._model.train()
         return Evaluation(
             accuracies=tuple((100.0 * num_correct / y.numel()).tolist()),
             losses=tuple((total_loss / y.numel()).tolist()),
@@ -110,6 +105,25 @@ class SequentialEngine:
         """Measure layers and slots on the first training samples."""
         count = self._config.probe_samples
         return probe(self._model, self._dataset.train_x[:count], self._dataset.train_y[:count])
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self._seeds.child("order", epoch).torch()
+        variation = self._seeds.child("augmentation", epoch).torch()
+        for x, y in batches(self._dataset, self._plan.batch_size, order):
+            yield augment(x, self._dataset.augmentation, variation), y
+
+    def _update(self, loss: Tensor, *, is_last: bool) -> Tensor | None:
+        """Take one step; returns the gradient norm before clipping where it is known or the step is the epoch's last."""
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm: Tensor | None = None
+        if self._config.max_grad_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm)
+        elif is_last:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self._optimizer.step()
+        return norm
 
     def _set_learning_rate(self, progress: float) -> None:
         factor = hold_then_decay(progress, hold_frac=self._config.hold_frac, final_frac=self._config.final_lr_frac)
@@ -128,14 +142,3 @@ def make_optimizer(model: MorphogeneticModel, config: EngineConfig, learning_rat
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy in nats; logits [..., classes] and labels [...]."""
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
-
-
-def _trainable(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _gradient_norm(parameters: list[Tensor]) -> float | None:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return None
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))

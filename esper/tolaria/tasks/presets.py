@@ -95,6 +95,7 @@ def _quick_growth(*blueprints: str) -> Mapping[str, Any]:
         "ops": ("WAIT", "GERMINATE", "PRUNE", "FOSSILIZE", "ADVANCE"),
         "styles": ("LINEAR_ADD",),
         "tempos": (0,),
+        "alpha_targets": (2,),
         "max_fossils": 2,
         "max_developing": 2,
         "min_training_epochs": 2,

@@ -1,0 +1,40 @@
+"""From nothing to the first env step of the quick run; `bench_env_step` starts it as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+def main() -> None:
+    """Import, examine, open the parts, play one step of one environment, and say what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--ray", action="store_true", help="parts live in actors of a fresh local Ray")
+    arguments = parser.parse_args()
+    from esper.distributed.config import read_run_config
+    from esper.distributed.facts import examine
+    from esper.distributed.requests import training_round
+    from esper.distributed.run_dir import create_run_dir
+    from esper.distributed.runtime import open_local, open_ray
+    from esper.leyline.rng import SeedTree
+
+    config = read_run_config(arguments.config)
+    opener = open_ray if arguments.ray else open_local
+    with TemporaryDirectory() as folder:
+        paths = create_run_dir(Path(folder) / "run")
+        with opener(config, examine(config), paths, keep_rounds=None) as runtime:
+            executor, worker = runtime.executor, runtime.workers[0]
+            group = training_round(0, config.rollout, SeedTree(config.seed).child("train"))[0][:1]
+            first = executor.call(worker, "start", 0, group)
+            step = executor.get(executor.call(worker, "step", executor.call(runtime.learner, "act", first, False)))
+            # Unix time, since the process that waits has another origin of `perf_counter`.
+            done = {"first_step_at": time.time(), "cpu_sec": time.process_time(), "step": step.key.step}
+            print(json.dumps(done), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Observations of a chosen size: real ones of an untrained host, and ones with more edges than a chain of layers has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from benchmarks.workloads import SEEDS, assemble
+from esper.distributed.config import config_from
+from esper.kasmina.config import growth_limits
+from esper.kasmina.hosts import CNNHost, CNNHostConfig
+from esper.leyline.graph import EDGE_WIDTHS, GraphBatch
+from esper.tamiyo import GraphBuilder
+from esper.tolaria.data import Dataset
+from esper.tolaria.tasks.base import Context, Episode
+from esper.tolaria.trial import EpisodeRequest
+from esper.urza.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NUM_SAMPLES = 64
+NUM_SLOTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSize:
+    """Of one graph, all types together."""
+
+    num_nodes: int
+    num_edges: int
+
+
+def host_graph(*, num_layers: int) -> GraphBatch:
+    """One graph: what the policy sees of a fresh convolutional host with three slots and so many layers, the head included."""
+    stages = num_layers - 1
+    slots = tuple(f"r0c{i}" for i in np.linspace(0, stages - 1, NUM_SLOTS).round().astype(int).tolist())
+    config = config_from({"growth": {"slots": slots}})
+    with SEEDS.child("host").torch_scope():
+        host = CNNHost(CNNHostConfig(widths=(4,) * stages, kernels=(3,) * stages, pools=(1,) * stages))
+        x, y = torch.randn(NUM_SAMPLES, 1, 8, 8), torch.randint(10, (NUM_SAMPLES,))
+    context = Context("noise", "deep", 1.0)
+    episode = Episode(context, Dataset(x, y, x, y, x, y, num_classes=10, kind="image"), host)
+    trial, _ = assemble(config, episode, EpisodeRequest(0, 0, "train", SEEDS.child("trial"), context))
+    limits = growth_limits(config.growth, Catalogue.standard(), host.family)
+    return GraphBuilder(limits, steps_per_epoch=1).build([trial.reset()])
+
+
+def graph_of_size(size: GraphSize, rng: np.random.Generator) -> GraphBatch:
+    """One graph of a host as deep as `num_nodes` allows, with edges added at random until there are `num_edges`.
+
+    Raises:
+        ValueError: If the host has more edges by itself.
+    """
+    graph = _deepest(size.num_nodes)
+    missing = size.num_edges - sum(counts(graph.num_edges).values())
+    if missing < 0:
+        raise ValueError(f"a host graph of {size.num_nodes} nodes has {-missing} more than {size.num_edges} edges")
+    extra = dict(zip(EDGE_WIDTHS, rng.multinomial(missing, [1 / len(EDGE_WIDTHS)] * len(EDGE_WIDTHS)).tolist(), strict=True))
+    ends = {e: np.stack([rng.integers(len(graph.nodes[kind]), size=extra[e]) for kind in (e[0], e[2])]) for e in EDGE_WIDTHS}
+    return replace(
+        graph,
+        edges={e: np.concatenate([graph.edges[e], ends[e]], axis=1) for e in EDGE_WIDTHS},
+        edge_attr={
+            e: np.concatenate([graph.edge_attr[e], rng.random((extra[e], width), dtype=np.float32)]) for e, width in EDGE_WIDTHS.items()
+        },
+        num_edges={e: graph.num_edges[e] + extra[e] for e in EDGE_WIDTHS},
+    )
+
+
+def repeated(graph: GraphBatch, times: int) -> GraphBatch:
+    """The same graph so many times, as a batch."""
+    return graph.select(np.zeros(times, dtype=np.int64))

@@ -1,0 +1,178 @@
+"""What is trained in the benchmarks: two workloads, the parts that play them, and bare PyTorch on the same hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from esper.distributed import build
+from esper.distributed.config import RunConfig, config_from, read_run_config
+from esper.distributed.env_worker import EnvWorker
+from esper.karn.views.catalogue import view_statements
+from esper.kasmina.config import growth_limits
+from esper.kasmina.hosts import CNNHost
+from esper.kasmina.model import MorphogeneticModel
+from esper.leyline.load import dump, merge, parse_overrides
+from esper.leyline.rng import SeedTree
+from esper.nissa.sinks.duckdb import DuckDBSink
+from esper.nissa.transport import InProcessTransport
+from esper.tamiyo import GraphBuilder, RandomPolicy
+from esper.tolaria.data import Dataset
+from esper.tolaria.engine.base import TrainingPlan
+from esper.tolaria.engine.sequential import SequentialEngine
+from esper.tolaria.governor import TolariaGovernor
+from esper.tolaria.tasks.base import Context, Episode, SampleCounts
+from esper.tolaria.tasks.hosts import build_host
+from esper.tolaria.tasks.presets import find_preset
+from esper.tolaria.tasks.registry import contexts, make_episode
+from esper.tolaria.trial import EpisodeRequest, Trial, TrialBatch
+from esper.urza.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esper.distributed.learner_worker import LearnerWorker
+
+QUICK = Path(__file__).parents[1] / "configs" / "run" / "quick.yaml"
+SEEDS = SeedTree(20261121)
+REFERENCE_CONTEXT = Context("cifar-shaped", "impaired", 1.0)
+REFERENCE_TASK = {"preset": "cifar10", "num_train": 512, "num_val": 256, "num_test": 256, "max_epochs": 25}
+
+PresetName = Literal["image-mix", "reference"]
+BareLayout = Literal["contiguous", "channels_last", "channels_last_bf16"]
+BARE_LAYOUTS: tuple[BareLayout, ...] = ("contiguous", "channels_last", "channels_last_bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Episodes of one kind."""
+
+    name: PresetName
+    config: RunConfig
+    make_episode: Callable[[EpisodeRequest], Episode]
+    make_trial: Callable[[EpisodeRequest], Trial]
+    contexts: tuple[Context, ...]
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """How its hosts are trained."""
+        preset = find_preset(self.config.task)
+        return TrainingPlan(preset.max_epochs, preset.batch_size, preset.learning_rate)
+
+    def requests(self, episode_idx: int, num_envs: int) -> list[EpisodeRequest]:
+        """One episode per environment, the contexts in turn."""
+        return [
+            EpisodeRequest(i, episode_idx, "train", SEEDS.child("env", i, "episode", episode_idx), self.contexts[i % len(self.contexts)])
+            for i in range(num_envs)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """The parts that play a workload in this process."""
+
+    worker: EnvWorker
+    learner: LearnerWorker
+
+
+def make_workload(name: PresetName, overrides: Sequence[str] = ()) -> Workload:
+    """Build a workload; `reference` is the public reference's: CIFAR-shaped images made here, and its smallest host.
+
+    That host has 1×1 kernels and 1, 2 and 4 channels: 70 parameters here, 77 there, where norms stand in for biases.
+    """
+    changes = parse_overrides(overrides)
+    if name == "image-mix":
+        config = read_run_config(QUICK, overrides)
+        make_trial = partial(build.make_trial, config, Catalogue.standard())
+        return Workload(name, config, partial(_registered, config), make_trial, contexts(config.task, "train"))
+    quick = read_run_config(QUICK)
+    config = config_from(merge({"task": REFERENCE_TASK, "policy": dump(quick.policy), "ppo": dump(quick.ppo)}, changes))
+    dataset = cifar_shaped(find_preset(config.task).counts, SEEDS.child("data"))
+    episode = partial(_fresh_host, dataset)
+    return Workload(name, config, episode, lambda request: assemble(config, episode(request), request)[0], (REFERENCE_CONTEXT,))
+
+
+def cifar_shaped(counts: SampleCounts, seeds: SeedTree) -> Dataset:
+    """Noise of the shape of CIFAR-10 around one image per class, augmented by crops and mirroring."""
+    generator = seeds.torch()
+    centres = torch.randn(10, 3, 32, 32, generator=generator)
+
+    def part(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.randint(10, (count,), generator=generator)
+        return centres[labels] + torch.randn(count, 3, 32, 32, generator=generator), labels
+
+    return Dataset(*part(counts.train), *part(counts.val), *part(counts.test), num_classes=10, kind="image", augmentation="crop_flip")
+
+
+def assemble(config: RunConfig, episode: Episode, request: EpisodeRequest) -> tuple[Trial, SequentialEngine]:
+    """A trial of an episode, and the engine that trains it."""
+    preset = find_preset(config.task)
+    model = MorphogeneticModel(episode.host, Catalogue.standard(), config.growth, request.seeds.child("growth"))
+    plan = TrainingPlan(preset.max_epochs, preset.batch_size, preset.learning_rate)
+    engine = SequentialEngine(model, episode.dataset, config.engine, plan=plan, seeds=request.seeds.child("training"))
+    governor = TolariaGovernor(config.governor, episode.dataset.num_classes)
+    return Trial(request, episode.context, engine, governor, max_epochs=plan.max_epochs), engine
+
+
+@contextmanager
+def open_player(workload: Workload, make_trial: Callable[[EpisodeRequest], Trial]) -> Iterator[Player]:
+    """Environments, an untrained policy, and telemetry that ends in a DuckDB file, as in a local run."""
+    config = workload.config
+    limits = growth_limits(config.growth, Catalogue.standard(), "cnn")
+    steps_per_epoch = -(-find_preset(config.task).counts.train // workload.plan.batch_size)
+    with TemporaryDirectory() as folder:
+        sink = DuckDBSink(Path(folder) / "telemetry.duckdb", views=view_statements())
+        emitters = [build.make_emitter(config, name, 1, InProcessTransport(sink), Path(folder)) for name in ("env-0", "learner")]
+        worker = EnvWorker(
+            TrialBatch(make_trial),
+            GraphBuilder(limits, steps_per_epoch=steps_per_epoch),
+            make_policy=lambda _: RandomPolicy(),
+            reward=config.reward,
+            gamma=config.ppo.gamma,
+            emitter=emitters[0],
+            device="cpu",
+        )
+        learner = build.make_learner(config, emitters[1])
+        yield Player(worker, learner)
+        worker.close()
+        learner.close()
+        sink.close()
+
+
+def train_bare(episode: Episode, plan: TrainingPlan, layout: BareLayout) -> None:
+    """Train and validate an episode's host as short as PyTorch allows: no slots, no augmentation, no reports."""
+    host, data = episode.host, episode.dataset
+    if not isinstance(host, CNNHost):
+        raise TypeError(f"the bare loop knows convolutional hosts, got {type(host).__name__}")
+    memory = torch.contiguous_format if layout == "contiguous" else torch.channels_last
+    network = torch.nn.Sequential(*host.stages, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), host.classifier)
+    network = network.to(memory_format=memory)
+    train_x, val_x = (x.contiguous(memory_format=memory) for x in (data.train_x, data.val_x))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, fused=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=layout == "channels_last_bf16"):
+        for _ in range(plan.max_epochs):
+            for index in torch.randperm(len(train_x)).split(plan.batch_size):
+                loss = F.cross_entropy(network(train_x[index]), data.train_y[index])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            with torch.no_grad():
+                (network(val_x).argmax(1) == data.val_y).sum().item()
+
+
+def _registered(config: RunConfig, request: EpisodeRequest) -> Episode:
+    return make_episode(config.task, request.split, request.seeds, request.context)
+
+
+def _fresh_host(dataset: Dataset, request: EpisodeRequest) -> Episode:
+    with request.seeds.child("host").torch_scope():
+        return Episode(REFERENCE_CONTEXT, dataset, build_host(REFERENCE_CONTEXT, dataset))
+
