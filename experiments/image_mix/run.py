@@ -1,0 +1,64 @@
+"""Does a learned policy beat its baselines on image-mix? Trains, evaluates and tabulates; see README.md beside this file.
+
+    python experiments/image_mix/run.py --out runs/image_mix --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from esper.distributed.config import read_run_config
+from esper.distributed.session import evaluate_run, train_run
+
+CONFIG = Path(__file__).parents[2] / "configs" / "run" / "quick.yaml"
+POLICY_SEEDS = 5
+ROUNDS = 25
+HOST_SEEDS = 20
+BASELINES = ("random", "wait", "plateau", "gradient", "fixed")
+
+
+def train(root: Path, seed: int) -> Path:
+    """Train one policy; a run that is there already is taken as it is."""
+    run_dir = root / f"seed-{seed}"
+    if not (run_dir / "report.md").exists():
+        overrides = [f"seed={seed}", f"rollout.rounds={ROUNDS}", "evaluation.seeds_per_context=0"]
+        train_run(read_run_config(CONFIG, overrides), run_dir, local=True)
+    return run_dir
+
+
+def evaluate(run_dir: Path, split: str, baselines: tuple[str, ...]) -> dict[str, Any]:
+    """Play the policy of `run_dir`, and `baselines`, on the unseen hosts of `split`; an answer that is there already is kept."""
+    names = "-".join(("learned", *baselines))
+    file = run_dir / f"{split}-{names}.json"
+    if not file.exists():
+        changes = {"seeds_per_context": HOST_SEEDS, "baselines": list(baselines), "split": split}
+        file.write_text(json.dumps(evaluate_run(run_dir, changes, checkpoint="latest", local=True)))
+    result: dict[str, Any] = json.loads(file.read_text())
+    return result
+
+
+def run_seed(root: Path, seed: int, split: str) -> None:
+    """Train one policy and play it on unseen hosts; the first one also plays the baselines, which no policy changes."""
+    evaluate(train(root, seed), split, BASELINES if seed == 0 else ())
+
+
+def main() -> int:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
+    parser.add_argument("--split", choices=("eval", "heldout"), default="eval")
+    options = parser.parse_args()
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for task in [pool.submit(run_seed, options.out, seed, options.split) for seed in range(POLICY_SEEDS)]:
+            task.result()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
