@@ -6,10 +6,6 @@ python -m benchmarks.bench_env_step --preset reference --repeats 5 --json env_st
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import time
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -21,7 +17,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from benchmarks.measure import Figure, figure, run_benchmark, timed
-from benchmarks.workloads import BARE_LAYOUTS, QUICK, PresetName, Workload, assemble, make_workload, open_player, train_bare
+from benchmarks.start import measure_start
+from benchmarks.workloads import BARE_LAYOUTS, PresetName, Workload, assemble, make_workload, open_player, train_bare
 from esper.distributed.env_worker import ScriptedSpec
 from esper.leyline.actions import WAIT, FactoredAction, LifecycleOp
 from esper.tolaria.counterfactual import plan_configurations
@@ -37,8 +34,8 @@ if TYPE_CHECKING:
     from esper.tolaria.tasks.base import Episode
     from esper.tolaria.trial import EpisodeRequest
 
-ROOT = Path(__file__).parents[1]
 NUM_SEEDS = 3
+MIN_ENVS = 4
 SETTLING_EPOCHS = 12
 """Time enough for seeds that are germinated one after another to blend in."""
 
@@ -48,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--preset", choices=get_args(PresetName), default="image-mix")
-    parser.add_argument("--envs", type=int, default=10, help="hosts in lockstep")
+    parser.add_argument("--envs", type=int, help="hosts in lockstep; one for each context of the preset, and at least four, unless given")
     parser.add_argument("--ray", action="store_true", help="also time the first env step on a fresh local Ray")
     parser.add_argument("--only", nargs="+", choices=("P1", "P5", "P11"), default=("P1", "P5", "P11"))
     parser.add_argument("--json", type=Path)
@@ -59,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         figures: dict[str, Figure] = {}
         if "P1" in arguments.only:
             workload = make_workload(arguments.preset, arguments.overrides)
-            figures |= measure_throughput(workload, repeats=arguments.repeats, num_envs=arguments.envs)
+            figures |= measure_throughput(
+                workload, repeats=arguments.repeats, num_envs=arguments.envs or max(len(workload.contexts), MIN_ENVS)
+            )
         if "P5" in arguments.only:
             figures["P5"] = measure_counterfactuals(arguments.preset, arguments.overrides, repeats=arguments.repeats)
         if "P11" in arguments.only:
@@ -193,27 +192,6 @@ def decide_and_step(player: Player, step: StepBatch, action: FactoredAction) -> 
     """Ask the policy, but do `action`."""
     decision = player.learner.act(step, True)
     return player.worker.step(replace(decision, actions=np.array([[int(choice) for choice in action]])))
-
-
-def measure_start(*, repeats: int, has_ray: bool) -> Figure:
-    """P11: seconds from starting a process to its first env step, beside a process that only imports torch."""
-    command = [sys.executable, "-m", "benchmarks.first_step", "--config", str(QUICK), *(["--ray"] if has_ray else [])]
-    first, imports, cpu = [], [], []
-    for _ in range(repeats):
-        started = time.time()
-        output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-        done = json.loads(output.splitlines()[-1])
-        first.append(done["first_step_at"] - started)
-        cpu.append(done["cpu_sec"])
-        imports.append(timed(partial(subprocess.run, [sys.executable, "-c", "import torch"], check=True)).wall_sec)
-    return figure(
-        f"start of a process to its first env step, {'fresh local Ray' if has_ray else 'one process'}",
-        "seconds",
-        values=first,
-        reference="start of a process to torch imported, and its end",
-        reference_values=imports,
-        cpu_sec=cpu,
-    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.graphs import GraphSize, graph_of_size, host_graph, repeated
+from benchmarks.graphs import host_graph, repeated, with_edges
 from benchmarks.measure import Figure, figure, run_benchmark, timed
 from benchmarks.workloads import QUICK, SEEDS
 from esper.distributed.collector import Collector
@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def measure_inference(*, repeats: int, calls: int) -> dict[str, Figure]:
     """P6: median time of one sampled decision, beside bare matrix products over the same nodes."""
-    ten_layers = host_graph(num_layers=10)
+    ten_layers = host_graph(num_layers=10, num_slots=3)
     batches = {
         "10_layers": ten_layers,
-        "100_nodes": graph_of_size(GraphSize(num_nodes=100, num_edges=500), SEEDS.child("graph").numpy()),
+        "100_nodes": with_edges(host_graph(num_layers=32, num_slots=4), 500, SEEDS.child("edges").numpy()),
         "16_graphs": repeated(ten_layers, 16),
     }
     widths = {"default": TamiyoGNNConfig(), "quick": read_run_config(QUICK).policy}
@@ -124,9 +124,7 @@ def measure_update(overrides: Sequence[str], *, repeats: int) -> Figure:
     with TemporaryDirectory() as folder:
         paths = create_run_dir(Path(folder) / "run")
         with open_local(config, facts, paths, keep_rounds=None) as runtime:
-            collector = Collector(
-                runtime.executor, runtime.workers, runtime.learner, num_steps=facts.max_epochs, should_stop=lambda: False
-            )
+            collector = Collector(runtime.executor, runtime.workers, runtime.learner, num_steps=facts.max_epochs, should_stop=lambda: False)
             for repeat in range(repeats):
                 groups = training_round(repeat, config.rollout, SEEDS.child("train"))
                 play = timed(partial(collector.play, groups, greedy=False))

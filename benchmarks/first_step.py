@@ -1,4 +1,4 @@
-"""From nothing to the first env step of the quick run; `bench_env_step` starts it as a process of its own."""
+"""From nothing to the first env step of the quick run; `start.py` starts it as a process of its own."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,25 +18,13 @@ from esper.tolaria.tasks.base import Context, Episode
 from esper.tolaria.trial import EpisodeRequest
 from esper.urza.catalogue import Catalogue
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 NUM_SAMPLES = 64
-NUM_SLOTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class GraphSize:
-    """Of one graph, all types together."""
-
-    num_nodes: int
-    num_edges: int
-
-
-def host_graph(*, num_layers: int) -> GraphBatch:
-    """One graph: what the policy sees of a fresh convolutional host with three slots and so many layers, the head included."""
+def host_graph(*, num_layers: int, num_slots: int) -> GraphBatch:
+    """One graph, what the policy sees of a fresh convolutional host: 3 nodes for each layer, the head included, and 1 for each slot."""
     stages = num_layers - 1
-    slots = tuple(f"r0c{i}" for i in np.linspace(0, stages - 1, NUM_SLOTS).round().astype(int).tolist())
+    slots = tuple(f"r0c{i}" for i in np.linspace(0, stages - 1, num_slots).round().astype(int).tolist())
     config = config_from({"growth": {"slots": slots}})
     with SEEDS.child("host").torch_scope():
         host = CNNHost(CNNHostConfig(widths=(4,) * stages, kernels=(3,) * stages, pools=(1,) * stages))
@@ -49,18 +36,17 @@ def host_graph(*, num_layers: int) -> GraphBatch:
     return GraphBuilder(limits, steps_per_epoch=1).build([trial.reset()])
 
 
-def graph_of_size(size: GraphSize, rng: np.random.Generator) -> GraphBatch:
-    """One graph of a host as deep as `num_nodes` allows, with edges added at random until there are `num_edges`.
+def with_edges(graph: GraphBatch, num_edges: int, rng: np.random.Generator) -> GraphBatch:
+    """One graph, with edges added at random until there are `num_edges`.
 
     Raises:
-        ValueError: If the host has more edges by itself.
+        ValueError: If the graph has more by itself.
     """
-    graph = _deepest(size.num_nodes)
-    missing = size.num_edges - sum(counts(graph.num_edges).values())
+    missing = num_edges - sum(index.shape[1] for index in graph.edges.values())
     if missing < 0:
-        raise ValueError(f"a host graph of {size.num_nodes} nodes has {-missing} more than {size.num_edges} edges")
+        raise ValueError(f"the graph has {num_edges - missing} edges, {num_edges} were wanted")
     extra = dict(zip(EDGE_WIDTHS, rng.multinomial(missing, [1 / len(EDGE_WIDTHS)] * len(EDGE_WIDTHS)).tolist(), strict=True))
-    ends = {e: np.stack([rng.integers(len(graph.nodes[kind]), size=extra[e]) for kind in (e[0], e[2])]) for e in EDGE_WIDTHS}
+    ends = {e: np.stack([rng.integers(len(graph.nodes[t]), size=extra[e]) for t in (e[0], e[2])]) for e in EDGE_WIDTHS}
     return replace(
         graph,
         edges={e: np.concatenate([graph.edges[e], ends[e]], axis=1) for e in EDGE_WIDTHS},

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from esper.distributed import build
 from esper.distributed.config import RunConfig, config_from, read_run_config
 from esper.distributed.env_worker import EnvWorker
+from esper.distributed.learner_worker import LearnerWorker
 from esper.karn.views.catalogue import view_statements
 from esper.kasmina.config import growth_limits
 from esper.kasmina.hosts import CNNHost
@@ -38,8 +39,6 @@ from esper.urza.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from esper.distributed.learner_worker import LearnerWorker
 
 QUICK = Path(__file__).parents[1] / "configs" / "run" / "quick.yaml"
 SEEDS = SeedTree(20261121)
@@ -115,11 +114,22 @@ def cifar_shaped(counts: SampleCounts, seeds: SeedTree) -> Dataset:
 def assemble(config: RunConfig, episode: Episode, request: EpisodeRequest) -> tuple[Trial, SequentialEngine]:
     """A trial of an episode, and the engine that trains it."""
     preset = find_preset(config.task)
-    model = MorphogeneticModel(episode.host, Catalogue.standard(), config.growth, request.seeds.child("growth"))
+    model = MorphogeneticModel(cnn_of(episode), Catalogue.standard(), config.growth, request.seeds.child("growth"))
     plan = TrainingPlan(preset.max_epochs, preset.batch_size, preset.learning_rate)
     engine = SequentialEngine(model, episode.dataset, config.engine, plan=plan, seeds=request.seeds.child("training"))
     governor = TolariaGovernor(config.governor, episode.dataset.num_classes)
     return Trial(request, episode.context, engine, governor, max_epochs=plan.max_epochs), engine
+
+
+def cnn_of(episode: Episode) -> CNNHost:
+    """The episode's host.
+
+    Raises:
+        TypeError: If it is not convolutional, as all hosts of these workloads are.
+    """
+    if not isinstance(episode.host, CNNHost):
+        raise TypeError(f"{episode.context.name}: expected a convolutional host, got {type(episode.host).__name__}")
+    return episode.host
 
 
 @contextmanager
@@ -149,17 +159,16 @@ def open_player(workload: Workload, make_trial: Callable[[EpisodeRequest], Trial
 
 def train_bare(episode: Episode, plan: TrainingPlan, layout: BareLayout) -> None:
     """Train and validate an episode's host as short as PyTorch allows: no slots, no augmentation, no reports."""
-    host, data = episode.host, episode.dataset
-    if not isinstance(host, CNNHost):
-        raise TypeError(f"the bare loop knows convolutional hosts, got {type(host).__name__}")
+    host, data = cnn_of(episode), episode.dataset
     memory = torch.contiguous_format if layout == "contiguous" else torch.channels_last
     network = torch.nn.Sequential(*host.stages, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), host.classifier)
-    network = network.to(memory_format=memory)
+    torch.nn.utils.convert_conv2d_weight_memory_format(network, memory)
     train_x, val_x = (x.contiguous(memory_format=memory) for x in (data.train_x, data.val_x))
+    generator = SEEDS.child("bare").torch()
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, fused=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=layout == "channels_last_bf16"):
         for _ in range(plan.max_epochs):
-            for index in torch.randperm(len(train_x)).split(plan.batch_size):
+            for index in torch.randperm(len(train_x), generator=generator).split(plan.batch_size):
                 loss = F.cross_entropy(network(train_x[index]), data.train_y[index])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -175,4 +184,3 @@ def _registered(config: RunConfig, request: EpisodeRequest) -> Episode:
 def _fresh_host(dataset: Dataset, request: EpisodeRequest) -> Episode:
     with request.seeds.child("host").torch_scope():
         return Episode(REFERENCE_CONTEXT, dataset, build_host(REFERENCE_CONTEXT, dataset))
-

@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from esper.nissa.transport import Transport
 
 
-def make_trial(config: RunConfig, catalogue: Catalogue, request: EpisodeRequest) -> Trial:
-    """One trial, ready to be reset."""
+def make_trial(config: RunConfig, catalogue: Catalogue, request: EpisodeRequest, *, device: str = "cpu") -> Trial:
+    """One trial on `device`, ready to be reset."""
     preset = find_preset(config.task)
     episode = make_episode(config.task, request.split, request.seeds, request.context)
-    model = MorphogeneticModel(episode.host, catalogue, config.growth, request.seeds.child("growth"))
+    model = MorphogeneticModel(episode.host, catalogue, config.growth, request.seeds.child("growth")).to(device)
     plan = TrainingPlan(preset.max_epochs, preset.batch_size, preset.learning_rate)
-    engine = SequentialEngine(model, episode.dataset, config.engine, plan=plan, seeds=request.seeds.child("training"))
+    engine = SequentialEngine(model, episode.dataset.to(device), config.engine, plan=plan, seeds=request.seeds.child("training"))
     governor = TolariaGovernor(config.governor, episode.dataset.num_classes)
     return Trial(request, episode.context, engine, governor, max_epochs=preset.max_epochs)
 
@@ -71,15 +71,16 @@ def make_scripted(facts: RunFacts, spec: ScriptedSpec) -> ScriptedPolicy:
 def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter) -> EnvWorker:
     """A part that plays groups of trials."""
     catalogue = Catalogue.standard()
+    device = require_device(config.cluster.env_device, "cluster.env_gpus")
     limits = growth_limits(config.growth, catalogue, facts.family)
     return EnvWorker(
-        TrialBatch(lambda request: make_trial(config, catalogue, request)),
+        TrialBatch(lambda request: make_trial(config, catalogue, request, device=device)),
         GraphBuilder(limits, steps_per_epoch=facts.steps_per_epoch),
         make_policy=lambda spec: make_scripted(facts, spec),
         reward=config.reward,
         gamma=config.ppo.gamma,
         emitter=emitter,
-        device="cpu",
+        device=device,
     )
 
 
@@ -88,6 +89,7 @@ def make_learner(config: RunConfig, emitter: BufferedEmitter) -> LearnerWorker:
     seeds = SeedTree(config.seed).child("learner")
     with seeds.child("weights").torch_scope():
         policy = TamiyoPolicy(config.policy)
+    policy.to(require_device(config.cluster.learner_device, "cluster.learner_gpus"))
     return LearnerWorker(Learner(policy, config.ppo, seeds), emitter, config=dump(config), digests=registry_digests())
 
 
@@ -144,6 +146,17 @@ def make_emitter(config: RunConfig, source: str, incarnation: int, transport: Tr
 def registry_digests() -> dict[str, str]:
     """Hashes of the registries that the policy's inputs and outputs refer to."""
     return {"catalogue": Catalogue.standard().digest}
+
+
+def require_device(device: str, setting: str) -> str:
+    """Return `device` if it is here.
+
+    Raises:
+        ConfigError: If a GPU is asked for and none is visible to this process.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{setting} asks for a GPU, and this process sees none; set it to 0 to stay on the CPU")
+    return device
 
 
 def limit_threads() -> None:

@@ -45,7 +45,7 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """What the run asks of Ray. Unused with `--local`."""
+    """What the run asks of Ray. With `--local` only the GPU shares matter: 0 keeps hosts or policy on the CPU."""
 
     address: str | None = setting(None, "Ray cluster to join; none starts one on this machine, or joins the job's own")
     env_cpus: float = setting(0.75, "CPU share of an environment actor", gt=0.0)
@@ -62,6 +62,16 @@ class ClusterConfig:
             share = getattr(self, name)
             if share and abs(1 / share - round(1 / share)) > 1e-6:
                 raise ConfigError(f"cluster.{name}={share} should be 0 or 1/k for a whole k, e.g. 0.5 or 0.25")
+
+    @property
+    def env_device(self) -> str:
+        """Where hosts are trained."""
+        return "cuda" if self.env_gpus else "cpu"
+
+    @property
+    def learner_device(self) -> str:
+        """Where the policy lives."""
+        return "cuda" if self.learner_gpus else "cpu"
 
 
 @dataclass(frozen=True)

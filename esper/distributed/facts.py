@@ -67,8 +67,8 @@ def examine(config: RunConfig) -> RunFacts:
         param_budget=min(config.growth.max_fossils, len(slot_ids)) * max(costs.values(), default=0),
         blueprints=tuple(catalogue.place(name) for name in names),
         largest_blueprint=catalogue.place(max(names, key=costs.__getitem__)),
-        policy_device="cpu",
-        env_devices=("cpu",) * config.rollout.num_actors,
+        policy_device=config.cluster.learner_device,
+        env_devices=(config.cluster.env_device,) * config.rollout.num_actors,
     )
 
 

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from benchmarks import bench_env_step, bench_policy
+from benchmarks.graphs import host_graph, repeated, with_edges
+from benchmarks.measure import figure
+from benchmarks.workloads import make_workload
+from esper.leyline.rng import SeedTree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = ("task.num_train=64", "task.num_val=32", "task.num_test=32", "task.max_epochs=2")
+
+
+def check(result: dict[str, Any], path: Path, names: set[str]) -> None:
+    assert json.loads(path.read_text()) == result
+    assert set(result["figures"]) == names
+    assert result["machine"]["threads"] == 1
+    assert len(result["machine"]["load_average"]) == 3
+    assert "torch" in result["machine"]["versions"]
+    assert result["cpu_sec"] > 0
+    for name, measured in result["figures"].items():
+        assert measured["repeats"] == len(measured["values"]) == len(measured["reference"]["values"]), name
+        for number in (measured["median"], measured["reference"]["median"], measured["ratio"]):
+            assert math.isfinite(number) and number > 0, name
+
+
+@pytest.mark.parametrize("preset", ["reference", "image-mix"])
+def test_env_step_benchmark_reports_throughput_beside_bare_pytorch(tmp_path: Path, preset: str) -> None:
+    path = tmp_path / "result.json"
+    result = bench_env_step.main(["--repeats", "1", "--envs", "2", "--preset", preset, "--only", "P1", "--json", str(path), *SMALL])
+    check(result, path, {"P1_learned", "P1_random"})
+    workload = result["figures"]["P1_learned"]["workload"]
+    assert (workload["num_train"], workload["num_val"], workload["max_epochs"]) == (64, 32, 2)
+    assert set(result["figures"]["P1_random"]["share_of_bare"]) == {"contiguous", "channels_last", "channels_last_bf16"}
+
+
+def test_reference_workload_has_the_sizes_it_is_compared_at() -> None:
+    workload = make_workload("reference")
+    data = workload.make_episode(workload.requests(0, 1)[0]).dataset
+    assert data.train_x.shape == (512, 3, 32, 32)
+    assert len(data.val_y) == 256
+    assert data.augmentation == "crop_flip"
+    assert workload.plan.batch_size == 128
+    assert len(workload.make_trial(workload.requests(0, 1)[0]).model.specs) == 3
+
+
+def test_counterfactual_benchmark_brings_three_seeds_to_life(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    result = bench_env_step.main(["--repeats", "2", "--preset", "reference", "--only", "P5", "--json", str(path), *SMALL[:3]])
+    check(result, path, {"P5"})
+    assert "8 configurations" in result["figures"]["P5"]["what"]
+
+
+def test_start_benchmark_times_a_process(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    result = bench_env_step.main(["--repeats", "1", "--only", "P11", "--json", str(path)])
+    check(result, path, {"P11"})
+
+
+def test_policy_benchmark_reports_inference_and_update(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    changes = ["rollout.num_envs=2", "rollout.envs_per_actor=2", "ppo.epochs=1", *SMALL]
+    result = bench_policy.main(["--repeats", "1", "--calls", "2", "--json", str(path), *changes])
+    sizes = ("10_layers", "100_nodes", "16_graphs")
+    check(result, path, {"P8", *(f"P6_{width}_{size}" for width in ("default", "quick") for size in sizes)})
+    assert result["figures"]["P8"]["ratio"] < 1
+    assert result["figures"]["P6_quick_10_layers"]["nodes_per_type"]["layer"] == 10
+    assert result["figures"]["P6_default_100_nodes"]["num_nodes"] == 100
+    assert result["figures"]["P6_default_100_nodes"]["num_edges"] == 500
+    assert result["figures"]["P6_quick_16_graphs"]["num_graphs"] == 16
+
+
+def test_added_edges_stay_within_their_graph() -> None:
+    graph = with_edges(host_graph(num_layers=4, num_slots=2), 60, SeedTree(1).numpy())
+    for (source, _, destination), index in graph.edges.items():
+        assert index[0].max(initial=0) < len(graph.nodes[source])
+        assert index[1].max(initial=0) < len(graph.nodes[destination])
+    batch = repeated(graph, 3)
+    assert len(batch) == 3
+    assert sum(int(count.sum()) for count in batch.num_edges.values()) == 180
+    with pytest.raises(ValueError, match="60 edges, 10 were wanted"):
+        with_edges(graph, 10, SeedTree(1).numpy())
+
+
+def test_figure_takes_its_ratio_repeat_by_repeat() -> None:
+    measured = figure("a", "s", values=[1.0, 4.0, 9.0], reference="b", reference_values=[1.0, 2.0, 3.0])
+    assert measured["ratio"] == 2.0
+    assert measured["median"] == 4.0
+    with pytest.raises(ValueError, match="2 values and 1"):
+        figure("a", "s", values=[1.0, 2.0], reference="b", reference_values=[1.0])
