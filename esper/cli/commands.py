@@ -12,15 +12,16 @@ from esper.cli import doctor
 from esper.cli.main import FAILED, INTERRUPTED, OK
 from esper.distributed.checkpoint import CheckpointError
 from esper.distributed.config import RunConfig, read_run_config
+from esper.distributed.executor import ClusterError, RunFailedError
 from esper.distributed.run_dir import RunDirError
-from esper.distributed.session import RunFailedError, evaluate_run, resume_run, train_run
+from esper.distributed.session import evaluate_run, resume_run, train_run
 from esper.leyline.load import ConfigError, dump
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-USER_ERRORS = (ConfigError, RunDirError, CheckpointError, RunFailedError)
+USER_ERRORS = (ConfigError, RunDirError, CheckpointError, ClusterError, RunFailedError)
 """Errors whose message is meant for the user as it stands."""
 
 
@@ -50,12 +51,16 @@ def _resume(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     baselines = tuple(options.baselines.split(",")) if options.baselines is not None else None
     changes = {"seeds_per_context": options.seeds, "baselines": baselines, "split": options.split}
+    if options.json is not None and not options.json.resolve().parent.is_dir():
+        raise ConfigError(f"--json {options.json}: the folder {options.json.resolve().parent} does not exist")
     comparison = evaluate_run(
         options.run_dir,
         {key: value for key, value in changes.items() if value is not None},
         checkpoint=options.checkpoint,
         local=options.local,
     )
+    if comparison is None:
+        return INTERRUPTED
     if options.json is not None:
         options.json.write_text(json.dumps(comparison, indent=1))
         print(f"comparison  {options.json}")

@@ -16,7 +16,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong input, 130 stopped by Ctrl-C."""
-    options = make_parser().parse_args(arguments)
+    options = _parse(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from esper.cli import commands
 
@@ -28,6 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("esper: stopped before the run began", file=sys.stderr)
         return INTERRUPTED
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the arguments; settings may stand before, between and after options, which argparse alone does not allow."""
+    parser = make_parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and not (options.command == "train" and all("=" in other and not other.startswith("-") for other in others)):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if others:
+        options.settings = [*options.settings, *others]
+    return options
 
 
 class _Parser(argparse.ArgumentParser):

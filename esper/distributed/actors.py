@@ -9,19 +9,13 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.queue import Empty, Full, Queue
 
+from esper.distributed.executor import ClusterError, RunFailedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from esper.distributed.config import ClusterConfig
     from esper.distributed.executor import Ref
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot do what the run asks; the message says what is missing."""
-
-
-class PartTimeoutError(RuntimeError):
-    """A call took longer than the run allows."""
 
 
 class _Part:
@@ -55,25 +49,27 @@ class RayExecutor:
         """Block until a result exists.
 
         Raises:
-            PartTimeoutError: If none does in time.
+            RunFailedError: If none does in time.
         """
         ready, pending = ray.wait(list(refs), num_returns=1, timeout=self._timeout_sec, fetch_local=False)
         if not ready:
-            raise PartTimeoutError(f"none of {len(refs)} calls finished within {self._timeout_sec:g} s (cluster.call_timeout_sec)")
+            raise RunFailedError(f"none of {len(refs)} calls finished within {self._timeout_sec:g} s (cluster.call_timeout_sec)")
         return ready, pending
 
     def get(self, ref: Ref) -> Any:
         """Fetch a result, or raise what the call raised.
 
         Raises:
-            PartTimeoutError: If the result does not exist in time.
+            RunFailedError: If the result does not exist in time, or the part that should make it is gone.
         """
         try:
             return ray.get(ref, timeout=self._timeout_sec)
         except ray.exceptions.GetTimeoutError as error:
-            raise PartTimeoutError(f"a call did not finish within {self._timeout_sec:g} s (cluster.call_timeout_sec)") from error
+            raise RunFailedError(f"a call did not finish within {self._timeout_sec:g} s (cluster.call_timeout_sec)") from error
+        except RayActorError as error:
+            raise RunFailedError(f"a part of the run has died: {str(error).splitlines()[0]}") from error
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from error
+            raise error.cause from error
 
 
 def start_part(name: str, build: Callable[..., Any], arguments: tuple[Any, ...], *, cpus: float, gpus: float = 0.0) -> Any:

@@ -65,10 +65,12 @@ def save_checkpoint(
     for file in staging.iterdir():
         _sync(file)
     _sync(staging)
+    replaced = path.with_name(f".{path.name}.old-{os.getpid()}")
     if path.exists():
-        shutil.rmtree(path)
+        os.replace(path, replaced)
     os.replace(staging, path)
     _sync(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def load_checkpoint(path: Path, *, digests: Mapping[str, str] | None = None) -> Checkpoint:
@@ -77,10 +79,7 @@ def load_checkpoint(path: Path, *, digests: Mapping[str, str] | None = None) -> 
     Raises:
         CheckpointError: If a file is missing or altered, the schema is newer, or a digest differs from `digests`.
     """
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: no readable {_MANIFEST}: {error}") from error
+    manifest = _read_manifest(path)
     if manifest["schema_version"] > CHECKPOINT_SCHEMA_VERSION:
         raise CheckpointError(f"{path}: schema {manifest['schema_version']} is newer than {CHECKPOINT_SCHEMA_VERSION}; update esper-morph")
     for name, expected in manifest["sha256"].items():
@@ -91,6 +90,18 @@ def load_checkpoint(path: Path, *, digests: Mapping[str, str] | None = None) -> 
         if found != expected:
             raise CheckpointError(f"{path}: digest of {name} is {found}, this version has {expected}")
     return Checkpoint(load_file(path / _TENSORS), json.loads((path / _STATE).read_text()), manifest)
+
+
+def _read_manifest(path: Path) -> Mapping[str, Any]:
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: no readable {_MANIFEST}: {error}") from error
+    missing = {"schema_version", "sha256", "digests"} - set(manifest if isinstance(manifest, Mapping) else ())
+    if missing or set(manifest["sha256"]) != {_TENSORS, _STATE}:
+        raise CheckpointError(f"{path / _MANIFEST}: altered since it was written")
+    result: Mapping[str, Any] = manifest
+    return result
 
 
 class CheckpointFolder:
@@ -106,7 +117,8 @@ class CheckpointFolder:
 
     def rounds(self) -> list[int]:
         """Numbers of rounds after which a checkpoint exists, ascending."""
-        return sorted(int(p.name.removeprefix("round-")) for p in self._root.glob("round-*"))
+        numbers = (path.name.removeprefix("round-") for path in self._root.glob("round-*"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def latest(self) -> Path:
         """The newest checkpoint.
@@ -136,7 +148,9 @@ class CheckpointFolder:
         return best["rounds"], best["utility"]
 
     def forget_old(self) -> None:
-        """Delete all but the last few and the best."""
+        """Delete all but the last few and the best, and what a process that was killed left half written."""
+        for leftover in self._root.glob(".round-*"):
+            shutil.rmtree(leftover)
         best = self.best()
         for num_rounds in self.rounds()[: -self._keep_last]:
             if best is None or num_rounds != best[0]:

@@ -121,7 +121,7 @@ def read_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConf
         ConfigError: If the file cannot be read or a setting is wrong.
     """
     values = merge(_read_yaml(path) if path else {}, parse_overrides(overrides))
-    return config_from(values)
+    return config_from(_with_words(values))
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:
@@ -136,11 +136,21 @@ def write_run_config(config: RunConfig, path: Path) -> None:
     path.write_text(yaml.safe_dump(dump(config), sort_keys=False))
 
 
+def _with_words(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Undo YAML's reading of a bare `off` as false where telemetry's settings offer that word."""
+    telemetry = values.get("telemetry")
+    if not isinstance(telemetry, Mapping):
+        return values
+    return {**values, "telemetry": {key: "off" if value is False else value for key, value in telemetry.items()}}
+
+
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {path}: not text: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path}: not YAML: {error}") from error
     if values is None:

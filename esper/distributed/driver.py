@@ -101,13 +101,15 @@ def save(run: Run, utility: float) -> None:
     if rounds % run.config.checkpoint.every_rounds and rounds < run.config.rollout.rounds:
         return
     executor = run.runtime.executor
-    executor.get(executor.call(run.runtime.learner, "save", run.checkpoints.path(rounds), asdict(run.counts)))
+    executor.get(executor.call(run.runtime.learner, "save", run.checkpoints.path(rounds), {**asdict(run.counts), "utility": utility}))
     run.checkpoints.note_best(rounds, utility)
     run.checkpoints.forget_old()
 
 
 def restore(run: Run, path: object) -> None:
-    """Continue from a checkpoint."""
+    """Continue from a checkpoint; that it is the best so far may not have been noted before the run was killed."""
     executor = run.runtime.executor
     state = executor.get(executor.call(run.runtime.learner, "load", path))
     run.counts.rounds, run.counts.episodes, run.counts.env_steps = state["rounds"], state["episodes"], state["env_steps"]
+    if path == run.checkpoints.path(run.counts.rounds):
+        run.checkpoints.note_best(run.counts.rounds, state["utility"])

@@ -11,6 +11,14 @@ Ref = Any
 """A result that may not exist yet. Passing it as an argument passes the result, without a detour over the caller."""
 
 
+class ClusterError(RuntimeError):
+    """The cluster cannot do what the run asks; the message says what is missing."""
+
+
+class RunFailedError(RuntimeError):
+    """A part is gone or does not answer, so the run cannot go on; what it had saved is intact."""
+
+
 class Executor(Protocol):
     """Calls methods of parts.
 

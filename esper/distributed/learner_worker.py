@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from esper.distributed.checkpoint import load_checkpoint, save_checkpoint
+from esper.distributed.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType
+from esper.simic.learner_state import LearnerStateError
 from esper.simic.update_report import to_payloads
 
 if TYPE_CHECKING:
@@ -63,10 +64,13 @@ class LearnerWorker:
         """Restore the learner from a checkpoint and return the run's state in it.
 
         Raises:
-            CheckpointError: If the checkpoint is damaged or belongs to other registries.
+            CheckpointError: If the checkpoint is damaged, or belongs to other registries or another policy.
         """
         checkpoint = load_checkpoint(path, digests=self._digests)
-        self._learner.load_state(checkpoint.tensors, checkpoint.state["learner"])
+        try:
+            self._learner.load_state(checkpoint.tensors, checkpoint.state["learner"])
+        except LearnerStateError as error:
+            raise CheckpointError(f"{path} does not fit this configuration: {error}") from error
         return dict(checkpoint.state["run"])
 
     def close(self) -> None:

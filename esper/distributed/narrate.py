@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from esper.leyline.reports import EpisodeOutcome, StageTransition
+    from esper.leyline.schemas import GateResult
 
 _EVIDENCE = (
     "val_acc",
@@ -104,35 +105,50 @@ def _event(group_id: str, event_type: TelemetryEventType, payload: TelemetryPayl
 
 
 def _tell_transition(group_id: str, report: TrialReport, transition: StageTransition) -> Iterator[TelemetryEvent]:
-    seed, metrics = transition.seed, transition.seed.metrics
-    env_id, episode_idx, seed_id = report.env_id, report.episode_idx, transition.seed_id
+    told: list[tuple[TelemetryEventType, TelemetryPayload]] = []
     if transition.gate is not None:
-        gate = transition.gate
-        payload = SeedGateEvaluatedPayload(
-            slot_id=transition.slot_id,
-            env_id=env_id,
-            gate=gate.gate.name,
-            passed=gate.passed,
-            target_stage=gate.target_stage.name,
-            checks_passed=gate.checks_passed,
-            checks_failed=gate.checks_failed,
-            score=gate.score,
-            episode_idx=episode_idx,
-        )
-        yield _event(group_id, TelemetryEventType.SEED_GATE_EVALUATED, payload, seed_id)
+        told.append((TelemetryEventType.SEED_GATE_EVALUATED, _gate(report, transition, transition.gate)))
     if transition.to_stage is SeedStage.GERMINATED:
-        germinated = SeedGerminatedPayload(
-            slot_id=transition.slot_id,
-            env_id=env_id,
-            blueprint_id=transition.blueprint_id,
-            params=seed.num_parameters,
-            blend_tempo_epochs=seed.tempo_epochs,
-            episode_idx=episode_idx,
-        )
-        yield _event(group_id, TelemetryEventType.SEED_GERMINATED, germinated, seed_id)
-    changed = SeedStageChangedPayload(
+        told.append((TelemetryEventType.SEED_GERMINATED, _germinated(report, transition)))
+    told.append((TelemetryEventType.SEED_STAGE_CHANGED, _stage_changed(report, transition)))
+    if transition.to_stage is SeedStage.FOSSILIZED:
+        told.append((TelemetryEventType.SEED_FOSSILIZED, _fossilized(report, transition)))
+    if transition.to_stage is SeedStage.PRUNED:
+        told.append((TelemetryEventType.SEED_PRUNED, _pruned(report, transition)))
+    for event_type, payload in told:
+        yield _event(group_id, event_type, payload, transition.seed_id)
+
+
+def _gate(report: TrialReport, transition: StageTransition, gate: GateResult) -> SeedGateEvaluatedPayload:
+    return SeedGateEvaluatedPayload(
         slot_id=transition.slot_id,
-        env_id=env_id,
+        env_id=report.env_id,
+        gate=gate.gate.name,
+        passed=gate.passed,
+        target_stage=gate.target_stage.name,
+        checks_passed=gate.checks_passed,
+        checks_failed=gate.checks_failed,
+        score=gate.score,
+        episode_idx=report.episode_idx,
+    )
+
+
+def _germinated(report: TrialReport, transition: StageTransition) -> SeedGerminatedPayload:
+    return SeedGerminatedPayload(
+        slot_id=transition.slot_id,
+        env_id=report.env_id,
+        blueprint_id=transition.blueprint_id,
+        params=transition.seed.num_parameters,
+        blend_tempo_epochs=transition.seed.tempo_epochs,
+        episode_idx=report.episode_idx,
+    )
+
+
+def _stage_changed(report: TrialReport, transition: StageTransition) -> SeedStageChangedPayload:
+    seed, metrics = transition.seed, transition.seed.metrics
+    return SeedStageChangedPayload(
+        slot_id=transition.slot_id,
+        env_id=report.env_id,
         from_stage=transition.from_stage.name,
         to_stage=transition.to_stage.name,
         alpha=seed.alpha,
@@ -144,36 +160,39 @@ def _tell_transition(group_id: str, report: TrialReport, transition: StageTransi
         blueprint_id=transition.blueprint_id,
         initiator=transition.initiator,
         reason=transition.reason,
-        episode_idx=episode_idx,
+        episode_idx=report.episode_idx,
     )
-    yield _event(group_id, TelemetryEventType.SEED_STAGE_CHANGED, changed, seed_id)
-    if transition.to_stage is SeedStage.FOSSILIZED:
-        fossilized = SeedFossilizedPayload(
-            slot_id=transition.slot_id,
-            env_id=env_id,
-            blueprint_id=transition.blueprint_id,
-            improvement=metrics.total_improvement,
-            params_added=seed.num_parameters,
-            alpha=seed.alpha,
-            epochs_total=seed.age_epochs,
-            counterfactual=metrics.contribution,
-            episode_idx=episode_idx,
-        )
-        yield _event(group_id, TelemetryEventType.SEED_FOSSILIZED, fossilized, seed_id)
-    if transition.to_stage is SeedStage.PRUNED:
-        pruned = SeedPrunedPayload(
-            slot_id=transition.slot_id,
-            env_id=env_id,
-            reason=transition.reason,
-            blueprint_id=transition.blueprint_id,
-            improvement=metrics.total_improvement,
-            auto_pruned=transition.initiator != "policy",
-            epochs_total=seed.age_epochs,
-            counterfactual=metrics.contribution,
-            initiator=transition.initiator,
-            episode_idx=episode_idx,
-        )
-        yield _event(group_id, TelemetryEventType.SEED_PRUNED, pruned, seed_id)
+
+
+def _fossilized(report: TrialReport, transition: StageTransition) -> SeedFossilizedPayload:
+    seed, metrics = transition.seed, transition.seed.metrics
+    return SeedFossilizedPayload(
+        slot_id=transition.slot_id,
+        env_id=report.env_id,
+        blueprint_id=transition.blueprint_id,
+        improvement=metrics.total_improvement,
+        params_added=seed.num_parameters,
+        alpha=seed.alpha,
+        epochs_total=seed.age_epochs,
+        counterfactual=metrics.contribution,
+        episode_idx=report.episode_idx,
+    )
+
+
+def _pruned(report: TrialReport, transition: StageTransition) -> SeedPrunedPayload:
+    seed, metrics = transition.seed, transition.seed.metrics
+    return SeedPrunedPayload(
+        slot_id=transition.slot_id,
+        env_id=report.env_id,
+        reason=transition.reason,
+        blueprint_id=transition.blueprint_id,
+        improvement=metrics.total_improvement,
+        auto_pruned=transition.initiator != "policy",
+        epochs_total=seed.age_epochs,
+        counterfactual=metrics.contribution,
+        initiator=transition.initiator,
+        episode_idx=report.episode_idx,
+    )
 
 
 def _epoch(report: TrialReport) -> TolariaEpochPayload:

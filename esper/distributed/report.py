@@ -55,7 +55,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 def print_interruption(paths: RunDir) -> None:
     """Say how to go on."""
-    print(f"stopped; the last finished round is saved. Continue with: esper resume {paths.root}")
+    print(f"stopped; every finished round is saved. Continue with: esper resume {paths.root}")
 
 
 def policy_rows(comparison: Comparison) -> list[PolicyRow]:

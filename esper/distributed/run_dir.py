@@ -67,11 +67,11 @@ def create_run_dir(root: Path) -> RunDir:
     if not root.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise RunDirError(f"--run-dir {root}: inside a Ray job give an absolute path; the job's working folder is deleted with it")
     paths = RunDir(root.resolve())
-    if paths.config.exists():
-        raise RunDirError(f"--run-dir {root} holds a run already; continue it with `esper resume {root}` or choose another folder")
-    if root.exists() and any(root.iterdir()):
-        raise RunDirError(f"--run-dir {root} is not empty and holds no run; choose another folder")
     try:
+        if paths.config.exists():
+            raise RunDirError(f"--run-dir {root} holds a run already; continue it with `esper resume {root}` or choose another folder")
+        if root.exists() and any(root.iterdir()):
+            raise RunDirError(f"--run-dir {root} is not empty and holds no run; choose another folder")
         paths.root.mkdir(parents=True, exist_ok=True)
         _claim(paths)
         for folder in (paths.checkpoints, paths.spool):
@@ -91,8 +91,28 @@ def open_run_dir(root: Path, *, for_writing: bool) -> RunDir:
     if not paths.config.exists():
         raise RunDirError(f"{root} holds no run: {paths.config.name} is missing")
     if for_writing:
-        _claim(paths)
+        try:
+            _claim(paths)
+        except OSError as error:
+            raise RunDirError(f"{root} cannot be written: {error.strerror}") from error
     return paths
+
+
+def open_evaluation_dir(paths: RunDir) -> RunDir:
+    """Claim the folder within a run's where later evaluations write.
+
+    Raises:
+        RunDirError: If it cannot be written, or another process is writing to it.
+    """
+    scratch = RunDir(paths.root / "evaluation")
+    try:
+        scratch.root.mkdir(exist_ok=True)
+        _claim(scratch)
+        for folder in (scratch.checkpoints, scratch.spool):
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunDirError(f"{scratch.root} cannot be written: {error.strerror}") from error
+    return scratch
 
 
 def release_run_dir(paths: RunDir) -> None:
@@ -100,11 +120,22 @@ def release_run_dir(paths: RunDir) -> None:
     paths.lock.unlink(missing_ok=True)
 
 
+def discard_run_dir(paths: RunDir) -> None:
+    """Take back a folder in which nothing has happened yet, so that the same command can be given again."""
+    paths.config.unlink(missing_ok=True)
+    for folder in (paths.checkpoints, paths.spool):
+        folder.rmdir()
+
+
 def _claim(paths: RunDir) -> None:
-    if paths.lock.exists():
-        owner = int(paths.lock.read_text() or 0)
-        if owner != os.getpid() and _is_alive(owner):
-            raise RunDirError(f"{paths.root} is being written by process {owner}; wait for it or choose another folder")
+    try:
+        with paths.lock.open("x") as lock:
+            lock.write(str(os.getpid()))
+        return
+    except FileExistsError:
+        owner = paths.lock.read_text()
+    if owner.isdecimal() and int(owner) != os.getpid() and _is_alive(int(owner)):
+        raise RunDirError(f"{paths.root} is being written by process {owner}; wait for it or choose another folder")
     paths.lock.write_text(str(os.getpid()))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from esper.distributed import build
-from esper.distributed.executor import Executor, LocalExecutor
+from esper.distributed.executor import ClusterError, Executor, LocalExecutor
 from esper.distributed.sink_worker import SinkWorker
 from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.transport import InProcessTransport
@@ -73,14 +74,14 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
 
     build.limit_threads()
     shares, timeout = config.cluster, config.cluster.close_timeout_sec
-    actors.open_session(shares, namespace=f"esper-{paths.root.name}")
-    parts: list[Any] = []
-    try:
+    with ExitStack() as stack:
+        actors.open_session(shares, namespace=f"esper-{hashlib.sha256(str(paths.root).encode()).hexdigest()[:16]}")
+        stack.callback(actors.close_session)
         require_resources(config, actors.cluster_resources())
+        executor = actors.RayExecutor(shares.call_timeout_sec)
         queue = actors.make_queue(config.telemetry.queue_capacity)
         sink = actors.start_part("esper-sink", _build_sink, (config, paths, keep_rounds, queue), cpus=shares.sink_cpus)
-        parts.append(sink)
-        executor = actors.RayExecutor(shares.call_timeout_sec)
+        stack.callback(actors.stop_part, sink, timeout)
         incarnation = executor.get(executor.call(sink, "ready"))
         transport = partial(actors.QueueTransport, queue, sink)
         learner = actors.start_part(
@@ -90,27 +91,23 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
             cpus=shares.learner_cpus,
             gpus=shares.learner_gpus,
         )
-        parts.insert(0, learner)
-        workers = [
-            actors.start_part(
+        stack.callback(actors.stop_part, learner, timeout)
+        workers = []
+        for i in range(config.rollout.num_actors):
+            worker = actors.start_part(
                 f"esper-env-{i}",
                 _build_env,
                 (config, facts, partial(_make_emitter, config, f"env-{i}", incarnation, transport, paths.spool)),
                 cpus=shares.env_cpus,
                 gpus=shares.env_gpus,
             )
-            for i in range(config.rollout.num_actors)
-        ]
-        parts[:0] = workers
+            stack.callback(actors.stop_part, worker, timeout)
+            workers.append(worker)
         for ref in [executor.call(part, "ready") for part in (*workers, learner)]:
             executor.get(ref)
         driver = build.make_emitter(config, "driver", incarnation, transport(), paths.spool)
         yield Runtime(executor, workers, learner, driver)
         driver.close(timeout_sec=timeout)
-    finally:
-        for part in parts:
-            actors.stop_part(part, timeout)
-        actors.close_session()
 
 
 def require_resources(config: RunConfig, available: dict[str, float]) -> None:
@@ -119,8 +116,6 @@ def require_resources(config: RunConfig, available: dict[str, float]) -> None:
     Raises:
         ClusterError: If it asks for more, saying which settings to change.
     """
-    from esper.distributed.actors import ClusterError
-
     shares, num_actors = config.cluster, config.rollout.num_actors
     wanted = {
         "CPU": num_actors * shares.env_cpus + shares.learner_cpus + shares.sink_cpus,

@@ -12,19 +12,16 @@ from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.compare import Comparison, compare
 from esper.distributed.config import EvaluationConfig, RunConfig, read_run_config, write_run_config
 from esper.distributed.driver import Run, restore, train
+from esper.distributed.executor import ClusterError
 from esper.distributed.facts import RunFacts, examine
-from esper.distributed.run_dir import RunDir, create_run_dir, open_run_dir, release_run_dir
+from esper.distributed.run_dir import RunDir, create_run_dir, discard_run_dir, open_evaluation_dir, open_run_dir, release_run_dir
 from esper.distributed.runtime import Runtime, open_local, open_ray
 from esper.distributed.story import RunStory
-from esper.leyline.load import dump, load, merge
+from esper.leyline.load import ConfigError, dump, load, merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
-
-
-class RunFailedError(RuntimeError):
-    """A run that could not go on; what it had saved is intact."""
 
 
 def train_run(config: RunConfig, root: Path, *, local: bool) -> bool:
@@ -33,33 +30,36 @@ def train_run(config: RunConfig, root: Path, *, local: bool) -> bool:
     Raises:
         ConfigError: If something that the configuration names does not exist.
         RunDirError: If `root` cannot be used.
+        ClusterError: If the cluster has less than the run asks for; `root` is then as it was.
     """
     facts = examine(config)
     paths = create_run_dir(root)
     try:
         write_run_config(config, paths.config)
         return _play(config, paths, facts, local=local, is_resumed=False)
+    except ClusterError:
+        discard_run_dir(paths)
+        raise
     finally:
         release_run_dir(paths)
 
 
 def resume_run(root: Path, *, local: bool) -> bool:
-    """Continue from the last checkpoint; returns whether the user stopped it.
+    """Continue from the last checkpoint, or begin again if there is none yet; returns whether the user stopped it.
 
     Raises:
         RunDirError: If there is no run in `root`, or somebody is writing to it.
-        CheckpointError: If it has no usable checkpoint.
+        CheckpointError: If its checkpoint is damaged.
     """
     paths = open_run_dir(root, for_writing=True)
     try:
         config = read_run_config(paths.config)
-        CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last).latest()
         return _play(config, paths, examine(config), local=local, is_resumed=True)
     finally:
         release_run_dir(paths)
 
 
-def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal["latest", "best"], local: bool) -> dict[str, Any]:
+def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal["latest", "best"], local: bool) -> dict[str, Any] | None:
     """Compare a run's policy with baselines once more; the run's own telemetry stays as it is.
 
     Args:
@@ -69,30 +69,41 @@ def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal[
         local: In this process.
 
     Returns:
-        The comparison as plain data.
+        The comparison as plain data, or None if the user stopped it.
+
+    Raises:
+        ConfigError: If a change is wrong.
+        RunDirError: If there is no run in `root`, or another process is evaluating it.
+        CheckpointError: If it has no usable checkpoint.
     """
     paths = open_run_dir(root, for_writing=False)
     stored = read_run_config(paths.config)
     evaluation = load(EvaluationConfig, merge(dump(stored.evaluation), changes), "evaluation")
+    if evaluation.seeds_per_context == 0:
+        raise ConfigError("evaluation.seeds_per_context=0 plays no episode; give --seeds 1 or more")
     config = load(RunConfig, merge(dump(stored), {"evaluation": dump(evaluation), "telemetry": {"console": "off", "wandb": "off"}}))
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
     source = folder.latest() if checkpoint == "latest" else _best(folder)
-    scratch = RunDir(paths.root / "evaluation")
-    for place in (scratch.root, scratch.checkpoints, scratch.spool):
-        place.mkdir(exist_ok=True)
     facts = examine(config)
-    with _stop_flag() as should_stop, _open(config, facts, scratch, local=local, keep_rounds=0) as runtime:
-        run = _make_run(config, scratch, runtime, should_stop, facts)
-        restore(run, source)
-        comparison = compare(run)
+    scratch = open_evaluation_dir(paths)
+    try:
+        with _stop_flag() as should_stop, _open(config, facts, scratch, local=local, keep_rounds=0) as runtime:
+            run = _make_run(config, scratch, runtime, should_stop, facts)
+            restore(run, source)
+            comparison = compare(run)
+    except InterruptedRound:
+        return None
+    finally:
+        release_run_dir(scratch)
     report.print_comparison(comparison)
     return comparison.to_dict()
 
 
 def _play(config: RunConfig, paths: RunDir, facts: RunFacts, *, local: bool, is_resumed: bool) -> bool:
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
-    source = folder.latest() if is_resumed else None
-    keep_rounds = folder.rounds()[-1] if is_resumed else None
+    finished = folder.rounds() if is_resumed else []
+    source = folder.latest() if finished else None
+    keep_rounds = (finished[-1] if finished else 0) if is_resumed else None
     comparison: Comparison | None = None
     with _stop_flag() as should_stop, _open(config, facts, paths, local=local, keep_rounds=keep_rounds) as runtime:
         run = _make_run(config, paths, runtime, should_stop, facts)

@@ -76,7 +76,7 @@ class SinkWorker:
         held: list[bytes] = []
         while True:
             is_last = self._is_closing.is_set()
-            held += self._drain()
+            held = held or self._drain()
             if held and transport.try_put(held):
                 held = []
             elif is_last:

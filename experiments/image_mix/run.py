@@ -1,6 +1,6 @@
 """Does a learned policy beat its baselines on image-mix? Trains, evaluates and tabulates; see README.md beside this file.
 
-    python experiments/image_mix/run.py --out runs/image_mix --jobs 2
+python experiments/image_mix/run.py --out runs/image_mix --jobs 2
 """
 
 from __future__ import annotations

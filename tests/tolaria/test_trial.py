@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.kasmina.lifecycle import IllegalActionError
-from esper.leyline.actions import BlendStyle, FactoredAction, LifecycleOp
+from esper.leyline.actions import FULL_ALPHA_TARGET, BlendStyle, FactoredAction, LifecycleOp
 from esper.leyline.masks import explain_illegal
 from esper.leyline.rng import SeedTree
 from esper.leyline.schemas import PanicReason
@@ -36,26 +36,33 @@ if TYPE_CHECKING:
 
     from esper.leyline.reports import TrialReport
 
-MAX_EPOCHS = 12
+MAX_EPOCHS = 16
 WAIT = FactoredAction()
 WITH_MODULE = {SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.HOLDING, SeedStage.FOSSILIZED}
+CALM = tuple(op for op in LifecycleOp if op is not LifecycleOp.SET_ALPHA_TARGET)
 GATELESS = (BlendStyle.LINEAR_ADD, BlendStyle.LINEAR_MULTIPLY, BlendStyle.SIGMOID_ADD)
 
 
-def random_policy(seed: int) -> RandomPolicy:
-    policy = RandomPolicy()
-    policy.reset(SeedTree(seed).numpy())
-    return policy
-
-
 def life(trial: Trial, seed: int) -> Iterator[tuple[FactoredAction | None, TrialReport]]:
-    """A whole episode of random legal actions: every action and the report that followed it."""
-    policy, report = random_policy(seed), trial.reset()
+    """A whole episode: every action and the report that followed it.
+
+    Actions are drawn among the legal ones, but seeds are blended in fully, seldom pruned, and kept as soon as they may be.
+    """
+    policy, rng, report = RandomPolicy(), SeedTree(seed).numpy(), trial.reset()
+    policy.reset(rng)
     yield None, report
     while not report.done:
-        action = policy.decide(report)
+        action = policy.decide(report)._replace(alpha_target=FULL_ALPHA_TARGET)
+        if report.masks.op[0, LifecycleOp.FOSSILIZE]:
+            action = act(LifecycleOp.FOSSILIZE, int(rng.choice(np.flatnonzero(report.masks.slot[0, LifecycleOp.FOSSILIZE]))))
+        elif action.op is LifecycleOp.PRUNE and rng.random() < 0.7:
+            action = WAIT
         report = trial.step(action)
         yield action, report
+
+
+def make_life(seed: int, **growth: Any) -> Trial:
+    return make_trial(make_request(seed), max_epochs=MAX_EPOCHS, auto_advance=True, ops=CALM, **growth)
 
 
 def fossils_of(report: TrialReport) -> set[int]:
@@ -69,7 +76,7 @@ def poison(trial: Trial, value: float = math.nan) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_an_episode_keeps_its_promises(seed: int) -> None:
-    trial = make_trial(make_request(seed), styles=GATELESS)
+    trial = make_life(seed, styles=GATELESS)
     data, fossils = data_of(trial), set[int]()
     for epoch, (action, report) in enumerate(life(trial, seed)):
         assert report is trial.report
@@ -93,19 +100,19 @@ def test_an_episode_keeps_its_promises(seed: int) -> None:
         assert report.host_params == sum(p.numel() for p in trial.model.get_submodule("host").parameters())
         assert (report.test_accuracy is not None) is report.done
     assert report.test_accuracy == pytest.approx(accuracy(trial.model, data.test_x, data.test_y, sorted(fossils)))
-    with pytest.raises(RuntimeError, match="ended at epoch 12"):
+    with pytest.raises(RuntimeError, match=f"ended at epoch {MAX_EPOCHS}"):
         trial.step(WAIT)
     assert trial.report is report
 
 
 def test_random_lives_reach_every_stage_that_the_contract_test_judges() -> None:
-    reached = {t.to_stage for seed in (0, 1, 2) for _, report in life(make_trial(make_request(seed)), seed) for t in report.transitions}
+    reached = {t.to_stage for seed in (0, 1, 2) for _, report in life(make_life(seed, styles=GATELESS), seed) for t in report.transitions}
     assert reached >= WITH_MODULE | {SeedStage.PRUNED}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_same_request_is_the_same_episode(seed: int) -> None:
-    first, again = (list(life(make_trial(make_request(seed)), seed)) for _ in range(2))
+    first, again = (list(life(make_life(seed), seed)) for _ in range(2))
     assert all(reports_agree(a, b) for (_, a), (_, b) in zip(first, again, strict=True))
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from torch import nn
-
 from esper.leyline.load import ConfigError
 from esper.tolaria.data import Dataset
 
 if TYPE_CHECKING:
+    from esper.kasmina.hosts import CNNHost, MLPHost, TransformerHost
     from esper.leyline.rng import SeedTree
 
 Split = Literal["train", "eval", "heldout"]
@@ -48,8 +47,8 @@ class Episode:
 
     context: Context
     dataset: Dataset
-    host: nn.Module
-    """A fresh host that follows `esper.leyline.host.HostProtocol`."""
+    host: CNNHost | MLPHost | TransformerHost
+    """A fresh host."""
 
 
 class Task(Protocol):

@@ -20,7 +20,7 @@ MIN_WIDTH = 2
 _HEADS = 2
 
 
-def build_host(context: Context, dataset: Dataset) -> nn.Module:
+def build_host(context: Context, dataset: Dataset) -> CNNHost | MLPHost | TransformerHost:
     """A fresh host of the context's kind and width that fits the data; initialised from torch's ambient generator.
 
     Raises:
@@ -32,7 +32,7 @@ def build_host(context: Context, dataset: Dataset) -> nn.Module:
     return recipes[context.host](dataset, context.width)
 
 
-def host_recipes(kind: DataKind) -> Mapping[str, Callable[[Dataset, float], nn.Module]]:
+def host_recipes(kind: DataKind) -> Mapping[str, Callable[[Dataset, float], CNNHost | MLPHost | TransformerHost]]:
     """Hosts for one kind of data, by name."""
     if kind == "image":
         small, large, deep = (4, 6, 8), (8, 12, 16), (3, 3, 3)
@@ -60,7 +60,7 @@ def scaled_width(width: int, factor: float) -> int:
     return max(min(width, MIN_WIDTH), round(width * factor))
 
 
-def _cnn(dataset: Dataset, factor: float, *, widths: tuple[int, ...], **shape: Any) -> nn.Module:
+def _cnn(dataset: Dataset, factor: float, *, widths: tuple[int, ...], **shape: Any) -> CNNHost:
     _, channels, height, width = dataset.train_x.shape
     if height != width:
         raise ConfigError(f"images of {height}×{width} pixels: hosts take square ones; crop or resize them first")
@@ -79,7 +79,7 @@ def _cnn(dataset: Dataset, factor: float, *, widths: tuple[int, ...], **shape: A
     return host
 
 
-def _transformer(dataset: Dataset, factor: float, **shape: Any) -> nn.Module:
+def _transformer(dataset: Dataset, factor: float, **shape: Any) -> TransformerHost:
     if dataset.vocab_size is None:
         raise ConfigError("token data must say its vocab_size")
     return TransformerHost(
@@ -95,6 +95,6 @@ def _transformer(dataset: Dataset, factor: float, **shape: Any) -> nn.Module:
     )
 
 
-def _mlp(dataset: Dataset, factor: float, **shape: Any) -> nn.Module:
+def _mlp(dataset: Dataset, factor: float, **shape: Any) -> MLPHost:
     widths = (scaled_width(16, factor),) * 2
     return MLPHost(MLPHostConfig(in_features=dataset.train_x.shape[1], num_classes=dataset.num_classes, widths=widths, **shape))

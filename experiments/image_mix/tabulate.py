@@ -1,0 +1,121 @@
+"""From the runs of `run.py` to the tables of README.md: results.json, results.md and the picture of the first run.
+
+python experiments/image_mix/tabulate.py --runs runs/image_mix
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from esper.karn.queries import learning_curve, run_overview
+from esper.karn.store import Store
+
+HERE = Path(__file__).parent
+LEARNED = "learned"
+NUM_RESAMPLES = 10_000
+LAST_ROUNDS = 5
+
+
+def read(runs: Path, split: str) -> tuple[np.ndarray, dict[str, np.ndarray], list[str], dict[str, Any]]:
+    """Utilities of the learned policies [P, C, S] and of each baseline [C, S], context names, and the first run's comparison."""
+    files = sorted(runs.glob(f"seed-*/{split}-learned*.json"))
+    played = [json.loads(file.read_text()) for file in files]
+    first = next(p for p in played if len(p["outcomes"]) > 1)
+    contexts = list(dict.fromkeys(outcome["context"] for outcome in first["outcomes"][LEARNED]))
+    learned = np.stack([utilities(p["outcomes"][LEARNED], contexts) for p in played])
+    baselines = {name: utilities(outcomes, contexts) for name, outcomes in first["outcomes"].items() if name != LEARNED}
+    return learned, baselines, contexts, first
+
+
+def utilities(outcomes: list[dict[str, Any]], contexts: list[str]) -> np.ndarray:
+    """[C, S] in the order of host seeds."""
+    return np.array([[o["utility"] for o in outcomes if o["context"] == context] for context in contexts])
+
+
+def difference(learned: np.ndarray, baseline: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """Mean of learned − baseline with a 95 % interval that resamples policy seeds, and host seeds within each context."""
+    num_policies, num_contexts, num_seeds = learned.shape
+    paired = learned - baseline[None]
+    draws = np.empty(NUM_RESAMPLES)
+    for i in range(NUM_RESAMPLES):
+        policies = rng.integers(num_policies, size=num_policies)
+        hosts = rng.integers(num_seeds, size=(num_contexts, num_seeds))
+        draws[i] = paired[policies][:, np.arange(num_contexts)[:, None], hosts].mean()
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"mean": float(paired.mean()), "low": float(low), "high": float(high)}
+
+
+def explained_variance(run_dir: Path) -> tuple[float, float]:
+    """Mean over the last rounds, and episodes per second of the whole run."""
+    with Store.open(run_dir) as store:
+        values = [point.explained_variance for point in learning_curve(store) if point.explained_variance is not None]
+        overview = run_overview(store)
+    return statistics.fmean(values[-LAST_ROUNDS:]), overview.episodes / overview.wall_sec if overview.wall_sec else float("nan")
+
+
+def tabulate(runs: Path, split: str) -> dict[str, Any]:
+    """Everything that the README states."""
+    learned, baselines, contexts, first = read(runs, split)
+    rng = np.random.default_rng(0)
+    return {
+        "split": split,
+        "policy_seeds": len(learned),
+        "host_seeds_per_context": learned.shape[2],
+        "contexts": {
+            context: {LEARNED: float(learned[:, c].mean()), **{name: float(scores[c].mean()) for name, scores in baselines.items()}}
+            for c, context in enumerate(contexts)
+        },
+        "learned_by_policy_seed": [float(scores.mean()) for scores in learned],
+        "means": {LEARNED: float(learned.mean()), **{name: float(scores.mean()) for name, scores in baselines.items()}},
+        "differences": {name: difference(learned, scores, rng) for name, scores in baselines.items()},
+        "fixed_plan": first["fixed_plan"],
+        "fixed_episodes": first["fixed_episodes"],
+        "explained_variance_last_rounds": [
+            explained_variance(run)[0] for run in sorted(runs.glob("seed-*")) if (run / "report.md").exists()
+        ],
+    }
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """The README's tables."""
+    policies = list(results["means"])
+    lines = ["| context | " + " | ".join(policies) + " |", "|---" * (len(policies) + 1) + "|"]
+    for context, means in results["contexts"].items():
+        lines.append(f"| {context} | " + " | ".join(f"{means[policy]:.1f}" for policy in policies) + " |")
+    lines.append("| **mean** | " + " | ".join(f"**{results['means'][policy]:.1f}**" for policy in policies) + " |")
+    lines += ["", "| learned − | mean U | 95 % CI |", "|---|---|---|"]
+    lines += [f"| {name} | {d['mean']:+.1f} | [{d['low']:+.1f}, {d['high']:+.1f}] |" for name, d in results["differences"].items()]
+    by_seed = ", ".join(f"{value:.1f}" for value in results["learned_by_policy_seed"])
+    variances = ", ".join(f"{value:.2f}" for value in results["explained_variance_last_rounds"])
+    lines += [
+        "",
+        f"Learned, by policy seed: {by_seed}.",
+        f"Explained variance, mean of the last {LAST_ROUNDS} rounds, by policy seed: {variances}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True, help="folder that run.py wrote")
+    parser.add_argument("--split", choices=("eval", "heldout"), default="eval")
+    options = parser.parse_args()
+    results = tabulate(options.runs, options.split)
+    (HERE / f"results-{options.split}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (HERE / f"results-{options.split}.md").write_text(as_markdown(results))
+    shutil.copy(options.runs / "seed-0" / "report.png", HERE / "report.png")
+    print(as_markdown(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
