@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from esper.karn.queries import learning_curve, run_overview
+from esper.karn.queries import learning_curve
 from esper.karn.store import Store
 
 HERE = Path(__file__).parent
@@ -53,12 +53,11 @@ def difference(learned: np.ndarray, baseline: np.ndarray, rng: np.random.Generat
     return {"mean": float(paired.mean()), "low": float(low), "high": float(high)}
 
 
-def explained_variance(run_dir: Path) -> tuple[float, float]:
-    """Mean over the last rounds, and episodes per second of the whole run."""
+def explained_variance(run_dir: Path) -> float:
+    """Mean over the last rounds, of the values that were used to collect each."""
     with Store.open(run_dir) as store:
         values = [point.explained_variance for point in learning_curve(store) if point.explained_variance is not None]
-        overview = run_overview(store)
-    return statistics.fmean(values[-LAST_ROUNDS:]), overview.episodes / overview.wall_sec if overview.wall_sec else float("nan")
+    return statistics.fmean(values[-LAST_ROUNDS:])
 
 
 def tabulate(runs: Path, split: str) -> dict[str, Any]:
