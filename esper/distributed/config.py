@@ -80,6 +80,7 @@ class EvaluationConfig:
 
     seeds_per_context: int = setting(3, "unseen host seeds per context; 0 skips the comparison", ge=0)
     split: Literal["eval", "heldout"] = setting("eval", "eval: training contexts on new seeds; heldout: contexts never trained on")
+    contexts: tuple[str, ...] = setting((), "only these contexts of the split, e.g. texture/linear@1; empty means all")
     baselines: tuple[BaselineName, ...] = setting(
         ("random", "wait", "plateau", "gradient"), "policies to compare with; fixed searches a schedule with fixed_budget episodes"
     )

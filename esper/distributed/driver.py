@@ -101,6 +101,7 @@ def save(run: Run, utility: float) -> None:
     if rounds % run.config.checkpoint.every_rounds and rounds < run.config.rollout.rounds:
         return
     executor = run.runtime.executor
+    run.runtime.emitter.flush()
     executor.get(executor.call(run.runtime.learner, "save", run.checkpoints.path(rounds), {**asdict(run.counts), "utility": utility}))
     run.checkpoints.note_best(rounds, utility)
     run.checkpoints.forget_old()

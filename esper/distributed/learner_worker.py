@@ -51,7 +51,8 @@ class LearnerWorker:
         return report
 
     def save(self, path: Path, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint that also carries the run's `state`."""
+        """Write a checkpoint that also carries the run's `state`; telemetry of what it covers is shipped before."""
+        self._emitter.flush()
         save_checkpoint(
             path,
             self._learner.state_tensors(),

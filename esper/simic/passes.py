@@ -133,7 +133,7 @@ def run_pass(
             is_stopped = True
             break
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         layers = layer_gradients(policy.named_parameters())
         num_nan += layers.num_nan
         num_inf += layers.num_inf

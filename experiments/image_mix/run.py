@@ -19,6 +19,10 @@ CONFIG = Path(__file__).parents[2] / "configs" / "run" / "quick.yaml"
 POLICY_SEEDS = 5
 ROUNDS = 25
 HOST_SEEDS = 20
+CONTEXTS = {
+    "eval": ["where/blind-fine@1", "texture/linear@1", "texture/wide@1", "digits/atten@1", "relation/blind@1"],
+    "heldout": ["texture/atten@1", "relation/atten@1", "where/linear@1", "texture/linear@1.25", "digits/atten@1.25"],
+}
 BASELINES = ("random", "wait", "plateau", "gradient", "fixed")
 
 
@@ -36,7 +40,7 @@ def evaluate(run_dir: Path, split: str, baselines: tuple[str, ...]) -> dict[str,
     names = "-".join(("learned", *baselines))
     file = run_dir / f"{split}-{names}.json"
     if not file.exists():
-        changes = {"seeds_per_context": HOST_SEEDS, "baselines": list(baselines), "split": split}
+        changes = {"seeds_per_context": HOST_SEEDS, "baselines": list(baselines), "split": split, "contexts": CONTEXTS[split]}
         file.write_text(json.dumps(evaluate_run(run_dir, changes, checkpoint="latest", local=True)))
     result: dict[str, Any] = json.loads(file.read_text())
     return result

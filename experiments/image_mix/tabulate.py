@@ -77,9 +77,7 @@ def tabulate(runs: Path, split: str) -> dict[str, Any]:
         "differences": {name: difference(learned, scores, rng) for name, scores in baselines.items()},
         "fixed_plan": first["fixed_plan"],
         "fixed_episodes": first["fixed_episodes"],
-        "explained_variance_last_rounds": [
-            explained_variance(run)[0] for run in sorted(runs.glob("seed-*")) if (run / "report.md").exists()
-        ],
+        "explained_variance_last_rounds": [explained_variance(file.parent) for file in sorted(runs.glob("seed-*/report.md"))],
     }
 
 

@@ -12,7 +12,7 @@ def surrogate(ratio: float, advantage: float, clip: float = 0.2) -> tuple[float,
     """Loss of one sample and its gradient with respect to the log-probability."""
     log_prob = torch.tensor([math.log(ratio)], requires_grad=True)
     loss = policy_loss(log_prob, torch.zeros(1), torch.tensor([advantage]), weight=torch.ones(1), clip=clip)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert log_prob.grad is not None
     return loss.item(), log_prob.grad.item()
 
@@ -43,13 +43,13 @@ def test_garbage_with_weight_zero_changes_neither_value_nor_gradient() -> None:
     advantage = torch.tensor([1.0, torch.nan, torch.inf])
     weight = torch.tensor([1.0, 0.0, 0.0])
     loss = policy_loss(log_prob, old, advantage, weight=weight, clip=0.2)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert loss.item() == pytest.approx(-math.exp(0.1))
     assert log_prob.grad is not None
     assert log_prob.grad.tolist() == [pytest.approx(-math.exp(0.1)), 0.0, 0.0]
     value = torch.tensor([1.0, torch.nan, 2.0], requires_grad=True)
     critic = value_loss(value, torch.tensor([0.0, 1.0, torch.nan]), weight=weight)
-    critic.backward()  # type: ignore[no-untyped-call]
+    critic.backward()
     assert critic.item() == 0.5
     assert value.grad is not None
     assert value.grad.tolist() == [1.0, 0.0, 0.0]
@@ -67,12 +67,12 @@ def test_losses_of_nothing_are_zero() -> None:
 
 def test_no_gradient_flows_to_targets_advantages_or_the_old_policy() -> None:
     log_prob, old, advantage = (torch.zeros(3, requires_grad=True) for _ in range(3))
-    policy_loss(log_prob, old, advantage + 1.0, weight=torch.ones(3), clip=0.2).backward()  # type: ignore[no-untyped-call]
+    policy_loss(log_prob, old, advantage + 1.0, weight=torch.ones(3), clip=0.2).backward()
     assert log_prob.grad is not None
     assert old.grad is None
     assert advantage.grad is None
     value, target = (torch.zeros(3, requires_grad=True) for _ in range(2))
-    value_loss(value, target + 1.0, weight=torch.ones(3)).backward()  # type: ignore[no-untyped-call]
+    value_loss(value, target + 1.0, weight=torch.ones(3)).backward()
     assert value.grad is not None
     assert target.grad is None
 
@@ -80,7 +80,7 @@ def test_no_gradient_flows_to_targets_advantages_or_the_old_policy() -> None:
 def test_value_loss_is_linear_beyond_delta() -> None:
     value = torch.tensor([0.5, 10.0], requires_grad=True)
     loss = value_loss(value, torch.zeros(2), weight=torch.ones(2), huber_delta=1.0)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert loss.item() == pytest.approx(0.5 * (0.125 + 9.5))
     assert value.grad is not None
     assert value.grad.tolist() == pytest.approx([0.25, 0.5])
@@ -91,7 +91,7 @@ def test_entropy_counts_a_head_only_where_it_had_a_choice() -> None:
     available = torch.tensor([[True, True], [True, False], [True, True]])
     weight = torch.tensor([1.0, 1.0, 0.0])
     bonus = entropy_bonus(entropy, available, head_weight=torch.tensor([1.0, 0.5]), weight=weight)
-    bonus.backward()  # type: ignore[no-untyped-call]
+    bonus.backward()
     assert bonus.item() == pytest.approx(0.75 + 0.5 * 0.4)
     assert entropy.grad is not None
     assert entropy.grad.tolist() == [[0.5, 0.5], [0.5, 0.0], [0.0, 0.0]]

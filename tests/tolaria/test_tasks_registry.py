@@ -58,9 +58,9 @@ def test_every_context_gives_a_host_that_fits_its_data(preset: str) -> None:
         episode = make_episode(config, "eval", SeedTree(1), context)
         x = episode.dataset.val_x
         host = episode.host
-        for segment in range(host.num_segments):  # type: ignore[arg-type]
-            x = host.forward_segment(segment, x)  # type: ignore[operator]
-        assert host.head(x).shape == (40, episode.dataset.num_classes)  # type: ignore[operator]
+        for segment in range(host.num_segments):
+            x = host.forward_segment(segment, x)
+        assert host.head(x).shape == (40, episode.dataset.num_classes)
         assert [len(t) for t in _tensors(episode.dataset)] == [60, 60, 40, 40, 50, 50]
 
 
@@ -149,8 +149,8 @@ def test_growth_overrides_are_settings_of_growth() -> None:
 
 def test_width_scales_the_channels() -> None:
     narrow, wide = (make_episode(_small("image-mix"), "train", SeedTree(0), Context("texture", "wide", w)).host for w in (0.75, 1.25))
-    assert [s.channels for s in narrow.injection_specs()] == [6, 9, 12]  # type: ignore[operator]
-    assert [s.channels for s in wide.injection_specs()] == [10, 15, 20]  # type: ignore[operator]
+    assert [s.channels for s in narrow.injection_specs()] == [6, 9, 12]
+    assert [s.channels for s in wide.injection_specs()] == [10, 15, 20]
 
 
 def test_every_preset_has_a_config_file_that_loads() -> None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from esper.kasmina.hosts import CNNHost, MLPHost, TransformerHost
 from esper.leyline.load import ConfigError
 from esper.tolaria.data import Dataset
 
 if TYPE_CHECKING:
-    from esper.kasmina.hosts import CNNHost, MLPHost, TransformerHost
     from esper.leyline.rng import SeedTree
 
 Split = Literal["train", "eval", "heldout"]
