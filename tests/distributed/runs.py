@@ -6,13 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esper.distributed.build import make_trial
 from esper.distributed.config import RunConfig, read_run_config
 from esper.distributed.env_worker import EnvWorker
 from esper.karn.store import Store
 from esper.leyline.telemetry import TelemetryEventType
 from esper.leyline.telemetry.schema import table_name
-from esper.urza.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +18,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from esper.leyline.reports import TrialReport
     from esper.leyline.rollout import DecisionBatch, StepBatch
-    from esper.tolaria.trial import EpisodeRequest
 
 ROUNDS, NUM_ENVS, ENVS_PER_ACTOR, EPOCHS = 3, 4, 2, 5
 STEPS_PER_ROUND = EPOCHS * NUM_ENVS // ENVS_PER_ACTOR
@@ -70,7 +66,7 @@ def trace(root: Path, num_rounds: int = ROUNDS) -> Trace:
             f"FROM {table_name(TelemetryEventType.REWARD_COMPUTED)} ORDER BY group_id, env_id, inner_epoch"
         )
         outcomes = store.rows(
-            f"SELECT * EXCLUDE (event_id, timestamp, source, incarnation, seq) FROM {table_name(TelemetryEventType.EPISODE_OUTCOME)} "
+            f"SELECT * EXCLUDE (event_id, timestamp, producer, incarnation, seq) FROM {table_name(TelemetryEventType.EPISODE_OUTCOME)} "
             "ORDER BY group_id, env_id"
         )
     return Trace(decisions, outcomes, weights(root, num_rounds))
@@ -91,8 +87,3 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], obje
         return original(worker, decision)
 
     monkeypatch.setattr(EnvWorker, "step", step)
-
-
-def first_report(request: EpisodeRequest) -> TrialReport:
-    """The report of a fresh trial."""
-    return make_trial(tiny_config(), Catalogue.standard(), request).reset()

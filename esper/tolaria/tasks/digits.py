@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from esper.leyline.load import ConfigError
@@ -53,6 +52,8 @@ make_digits_vector = partial(make_digits, form="vector")
 @cache
 def _digits(form: Form) -> tuple[np.ndarray, np.ndarray]:
     """All images [1797, 1, side, side] and their digits; read once, never written to."""
+    from sklearn.datasets import load_digits  # takes a second, and most tasks do without it
+
     bunch = load_digits()
     images = torch.from_numpy(bunch.images[:, None].astype(np.float32))
     if form == "16x16":

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from esper.distributed.narrate import StepStory, tell_outcome, tell_step
+from esper.leyline.actions import FactoredAction, LifecycleOp
+from esper.leyline.reports import Counterfactuals, EpisodeOutcome, StageTransition, TrialReport
+from esper.leyline.schemas import GateLevel, GateResult, GovernorVerdict, PanicReason
+from esper.leyline.stages import VALID_TRANSITIONS, SeedStage
+from esper.leyline.telemetry import PAYLOAD_CLASSES, TelemetryEvent
+from esper.leyline.telemetry.schema import record_batch
+from esper.simic.config import RewardConfig
+from esper.simic.rewards import compute_reward
+from tests.simic.reports import make_report, make_seed
+
+ALWAYS = ["TOLARIA_EPOCH_COMPLETED", "REWARD_COMPUTED"]
+EXTRA_EVENT = {SeedStage.GERMINATED: "SEED_GERMINATED", SeedStage.FOSSILIZED: "SEED_FOSSILIZED", SeedStage.PRUNED: "SEED_PRUNED"}
+TRANSITIONS = [(before, after) for before, options in VALID_TRANSITIONS.items() for after in options]
+GATE = GateResult(GateLevel.G2, True, 0.8, SeedStage.BLENDING, ("progress",), ())
+
+
+def transition(before: SeedStage, after: SeedStage, **changes: Any) -> StageTransition:
+    base: dict[str, Any] = {
+        "slot_id": "r0c0",
+        "slot_index": 0,
+        "seed_id": "seed0",
+        "blueprint_id": "conv",
+        "from_stage": before,
+        "to_stage": after,
+        "initiator": "auto",
+        "reason": "clock",
+        "seed": make_seed(0, stage=after),
+    }
+    return StageTransition(**(base | changes))
+
+
+def tell(report: TrialReport, action: FactoredAction | None = None, value: float | None = 0.5) -> list[TelemetryEvent]:
+    taken = action or FactoredAction()
+    reward = compute_reward(RewardConfig(), make_report(epoch=7), report, taken, gamma=0.99)
+    return list(tell_step(StepStory("train/learned/0", report, taken, reward, value, 0.25, "cpu")))
+
+
+def names(events: list[TelemetryEvent]) -> list[str]:
+    return [event.event_type.name for event in events]
+
+
+@pytest.mark.parametrize(("before", "after"), TRANSITIONS)
+def test_every_transition_tells_its_stage_change_and_what_it_means(before: SeedStage, after: SeedStage) -> None:
+    events = tell(make_report(make_seed(0, stage=after), transitions=(transition(before, after),)))
+    extra = [EXTRA_EVENT[after]] if after in EXTRA_EVENT else []
+    told = names(events)
+    assert sorted(told) == sorted(["SEED_STAGE_CHANGED", *extra, *ALWAYS])
+    changed: Any = events[told.index("SEED_STAGE_CHANGED")].data
+    assert (changed.from_stage, changed.to_stage, changed.initiator, changed.reason) == (before.name, after.name, "auto", "clock")
+
+
+def test_germination_is_told_before_its_stage_change_and_the_end_after() -> None:
+    born = names(tell(make_report(transitions=(transition(SeedStage.DORMANT, SeedStage.GERMINATED),))))
+    assert born.index("SEED_GERMINATED") < born.index("SEED_STAGE_CHANGED")
+    kept = names(tell(make_report(transitions=(transition(SeedStage.HOLDING, SeedStage.FOSSILIZED),))))
+    assert kept.index("SEED_STAGE_CHANGED") < kept.index("SEED_FOSSILIZED")
+
+
+def test_a_gate_is_told_before_the_transition_it_allowed() -> None:
+    events = tell(make_report(transitions=(transition(SeedStage.TRAINING, SeedStage.BLENDING, gate=GATE),)))
+    assert names(events)[:2] == ["SEED_GATE_EVALUATED", "SEED_STAGE_CHANGED"]
+    gate: Any = events[0].data
+    assert (gate.gate, gate.passed, gate.target_stage, gate.score) == ("G2", True, "BLENDING", 0.8)
+
+
+@pytest.mark.parametrize(("initiator", "is_auto"), [("policy", False), ("auto", True), ("governor", True)])
+def test_a_pruning_says_who_wanted_it(initiator: str, is_auto: bool) -> None:
+    told = tell(make_report(transitions=(transition(SeedStage.TRAINING, SeedStage.PRUNED, initiator=initiator),)))
+    pruned: Any = next(event.data for event in told if event.event_type.name == "SEED_PRUNED")
+    assert (pruned.initiator, pruned.auto_pruned) == (initiator, is_auto)
+
+
+def test_events_of_a_seed_carry_its_id() -> None:
+    events = tell(make_report(transitions=(transition(SeedStage.DORMANT, SeedStage.GERMINATED),)))
+    assert [event.seed_id for event in events] == ["seed0", "seed0", None, None]
+
+
+def test_a_panic_is_told_as_a_rollback() -> None:
+    verdict = GovernorVerdict(PanicReason.DIVERGENCE, loss=9.0, loss_threshold=3.0, consecutive_anomalies=2)
+    events = tell(make_report(verdict=verdict, done=True, test_accuracy=10.0))
+    rollback: Any = next(event.data for event in events if event.event_type.name == "TOLARIA_ROLLBACK")
+    assert (rollback.panic_reason, rollback.loss_at_panic, rollback.loss_threshold) == ("governor_divergence", 9.0, 3.0)
+
+
+def test_a_healthy_verdict_tells_no_rollback() -> None:
+    assert names(tell(make_report(verdict=GovernorVerdict(None, 1.0, None, 0)))) == ALWAYS
+
+
+def test_counterfactuals_are_told_by_slot_id() -> None:
+    table = Counterfactuals(((0, 1), (0,), ()), (50.0, 45.0, 40.0))
+    events = tell(make_report(counterfactuals=table))
+    assert "COUNTERFACTUAL_MATRIX_COMPUTED" in names(events)
+    matrix: Any = next(event.data for event in events if event.event_type.name == "COUNTERFACTUAL_MATRIX_COMPUTED")
+    assert [(config.seed_mask, config.accuracy) for config in matrix.configs] == [
+        (("r0c0", "r0c1"), 50.0),
+        (("r0c0",), 45.0),
+        ((), 40.0),
+    ]
+    assert "COUNTERFACTUAL_MATRIX_COMPUTED" not in names(tell(make_report(counterfactuals=Counterfactuals(((),), (40.0,)))))
+
+
+def test_the_reward_names_the_slot_only_where_something_was_done_to_it() -> None:
+    waited: Any = tell(make_report())[-1].data
+    assert (waited.action_name, waited.action_slot) == ("WAIT", None)
+    grown: Any = tell(make_report(), FactoredAction(op=LifecycleOp.GERMINATE, slot=1))[-1].data
+    assert (grown.action_name, grown.action_slot) == ("GERMINATE", "r0c1")
+
+
+def test_unmeasured_values_stay_unmeasured() -> None:
+    events = tell(make_report(train_loss=None, train_accuracy=None), value=None)
+    epoch: Any = events[0].data
+    reward: Any = events[-1].data
+    assert epoch.train_loss is None
+    assert epoch.host_grad_norm is None
+    assert reward.value_estimate is None
+
+
+def test_an_outcome_is_told_as_it_was_measured() -> None:
+    outcome = EpisodeOutcome(
+        env_id=3,
+        episode_idx=2,
+        context="digits8/atten@1",
+        split="eval",
+        final_accuracy=61.5,
+        param_ratio=1.2,
+        utility=58.0,
+        stability_score=0.9,
+        num_fossilized=1,
+        num_contributing_fossilized=1,
+        episode_reward=2.5,
+        episode_length=12,
+        outcome_type="completed",
+        germinate_count=2,
+        prune_count=1,
+        fossilize_count=1,
+        kept=("r0c0:conv",),
+    )
+    event = tell_outcome("eval/wait/2", outcome, policy="wait", reward_mode="shaped")
+    payload: Any = event.data
+    assert event.group_id == "eval/wait/2"
+    assert (payload.policy, payload.reward_mode) == ("wait", "shaped")
+    assert all(getattr(payload, name) == getattr(outcome, name) for name in ("env_id", "context", "split", "utility", "kept"))
+
+
+def test_everything_told_fits_its_table() -> None:
+    stages = tuple(transition(before, after, gate=GATE) for before, after in TRANSITIONS)
+    table = Counterfactuals(((0, 1), ()), (50.0, 40.0))
+    verdict = GovernorVerdict(PanicReason.NAN, float("nan"), None, 1)
+    for event in tell(make_report(transitions=stages, counterfactuals=table, verdict=verdict)):
+        assert isinstance(event.data, PAYLOAD_CLASSES[event.event_type])
+        assert record_batch([event]).num_rows == 1

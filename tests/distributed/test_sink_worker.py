@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from esper.distributed.sink_worker import SinkWorker
+from esper.nissa.sinks.base import SinkUnavailableError
+from esper.nissa.wire import encode, identity_of
+from tests.fakes.telemetry import heartbeat_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from esper.distributed.build import TelemetryStore
+
+PATIENCE_SEC = 20.0
+
+
+class FakeStore:
+    """A telemetry store in memory; refuses a number of writes first."""
+
+    incarnation = 3
+
+    def __init__(self, num_refusals: int = 0) -> None:
+        self.sink = self
+        self.seqs: list[int] = []
+        self.is_closed = False
+        self.threads = {threading.get_ident()}
+        self._num_refusals = num_refusals
+
+    def write(self, batches: Sequence[pa.RecordBatch]) -> None:
+        self.threads.add(threading.get_ident())
+        if self._num_refusals:
+            self._num_refusals -= 1
+            raise SinkUnavailableError("disk full")
+        self.seqs += [identity_of(batch).seq for batch in batches]
+
+    def high_water_mark(self, source: str, incarnation: int) -> int:
+        return max(self.seqs, default=0)
+
+    def close(self) -> None:
+        self.threads.add(threading.get_ident())
+        self.is_closed = True
+
+
+class Waiting:
+    """What waits in the queue."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def put(self, *seqs: int) -> None:
+        for seq in seqs:
+            self._queue.put(encode(heartbeat_batch(seq)))
+
+    def drain(self) -> list[bytes]:
+        return [self._queue.get() for _ in range(self._queue.qsize())]
+
+
+class Opened:
+    """A worker, and the store that it opened."""
+
+    def __init__(self, num_refusals: int = 0) -> None:
+        self.waiting = Waiting()
+        self.stores: list[FakeStore] = []
+        self._num_refusals = num_refusals
+        self.worker = SinkWorker(cast("Any", self._open), self.waiting.drain)
+
+    def _open(self) -> TelemetryStore:
+        self.stores.append(FakeStore(self._num_refusals))
+        return cast("TelemetryStore", self.stores[-1])
+
+
+def test_what_waits_is_stored_and_acknowledged() -> None:
+    opened = Opened()
+    assert opened.worker.ready() == FakeStore.incarnation
+    opened.waiting.put(1, 2)
+    deadline = time.monotonic() + PATIENCE_SEC
+    while opened.worker.acknowledged("env-0", 0) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert opened.stores[0].seqs == [1, 2]
+    opened.worker.close()
+
+
+def test_closing_stores_what_still_waits_and_then_closes_the_store() -> None:
+    opened = Opened()
+    opened.worker.ready()
+    opened.waiting.put(*range(1, 50))
+    opened.worker.close()
+    assert opened.stores[0].seqs == list(range(1, 50))
+    assert opened.stores[0].is_closed
+
+
+def test_the_store_is_used_by_one_thread_alone() -> None:
+    opened = Opened()
+    opened.worker.ready()
+    opened.waiting.put(1)
+    opened.worker.close()
+    assert len(opened.stores[0].threads) == 1
+    assert threading.get_ident() not in opened.stores[0].threads
+
+
+def test_batches_wait_in_order_while_the_store_is_unavailable() -> None:
+    opened = Opened(num_refusals=3)
+    opened.worker.ready()
+    opened.waiting.put(1, 2)
+    deadline = time.monotonic() + PATIENCE_SEC
+    while not opened.stores[0].seqs and time.monotonic() < deadline:
+        time.sleep(0.01)
+    opened.waiting.put(3)
+    opened.worker.close()
+    assert opened.stores[0].seqs == [1, 2, 3]
+
+
+def test_a_store_that_cannot_be_opened_is_reported_to_whoever_waits() -> None:
+    def fail() -> TelemetryStore:
+        raise SinkUnavailableError("locked by another process")
+
+    worker = SinkWorker(fail, list)
+    with pytest.raises(SinkUnavailableError, match="locked"):
+        worker.ready()
+    with pytest.raises(SinkUnavailableError, match="locked"):
+        worker.acknowledged("env-0", 0)
+    with pytest.raises(SinkUnavailableError, match="locked"):
+        worker.close()
+
+
+def test_a_damaged_batch_is_not_swallowed() -> None:
+    opened = Opened()
+    opened.worker.ready()
+    worker = SinkWorker(cast("Any", FakeStore), lambda: [b"noise"])
+    worker.ready()
+    with pytest.raises(ValueError, match=r".+"):
+        worker.close()
+    opened.worker.close()
