@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """Ends a run without giving it a chance to tidy its telemetry."""
 
 
 def cut_power() -> None:
-    raise PowerCut
+    raise PowerCutError
 
 
 def press_ctrl_c() -> None:
@@ -49,7 +49,7 @@ def test_a_run_that_broke_off_and_was_resumed_equals_one_that_did_not(
     step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "run"
-    with monkeypatch.context() as fault, pytest.raises(PowerCut):
+    with monkeypatch.context() as fault, pytest.raises(PowerCutError):
         at_step(fault, step, cut_power)
         train_run(tiny_config(), root, local=True)
     assert not resume_run(root, local=True)

@@ -10,6 +10,9 @@ import pkgutil
 import pytest
 
 import esper
+from esper.kasmina.lifecycle import IllegalActionError
+from esper.kasmina.surgery import GrowthError
+from esper.leyline.actions import FactoredAction, LifecycleOp
 
 
 def errors_of_the_package() -> list[type[Exception]]:
@@ -23,6 +26,11 @@ def errors_of_the_package() -> list[type[Exception]]:
     return sorted(found, key=lambda error: error.__name__)
 
 
+ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
+    GrowthError: (("host.weight",), ("seed.weight", "seed.bias")),
+    IllegalActionError: (FactoredAction(op=LifecycleOp.PRUNE, slot=1), "slot 1 is empty"),
+}
+"""Of the errors that take more than a message; one with a constructor that is not listed fails below."""
 ERRORS = errors_of_the_package()
 
 
@@ -33,8 +41,7 @@ def test_the_known_errors_were_found() -> None:
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
 def test_an_error_survives_pickling(kind: type[Exception]) -> None:
-    parameters = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    error = kind(*(f"{p.name}-value" for p in parameters)) if parameters else kind("what is wrong")
+    error = kind(*ARGUMENTS.get(kind, ("what is wrong",)))
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind
     assert str(copy) == str(error)

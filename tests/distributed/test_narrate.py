@@ -98,7 +98,7 @@ def test_counterfactuals_are_told_by_slot_id() -> None:
     events = tell(make_report(counterfactuals=table))
     assert "COUNTERFACTUAL_MATRIX_COMPUTED" in names(events)
     matrix: Any = next(event.data for event in events if event.event_type.name == "COUNTERFACTUAL_MATRIX_COMPUTED")
-    assert [(config.seed_mask, config.accuracy) for config in matrix.configs] == [
+    assert [(config.slots_on, config.accuracy) for config in matrix.configs] == [
         (("r0c0", "r0c1"), 50.0),
         (("r0c0",), 45.0),
         ((), 40.0),

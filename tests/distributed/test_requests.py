@@ -49,7 +49,7 @@ def test_evaluation_splits_share_no_randomness() -> None:
     drawn = [
         request.seeds.integer()
         for split in ("eval", "heldout")
-        for group in evaluation_episodes(CONTEXTS, split, seeds_per_context=2, root=7, group_size=2)  # type: ignore[arg-type]
+        for group in evaluation_episodes(CONTEXTS, split, seeds_per_context=2, root=7, group_size=2)
         for request in group
     ]
     assert len(set(drawn)) == len(drawn)
