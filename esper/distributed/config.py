@@ -122,7 +122,7 @@ def read_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConf
         ConfigError: If the file cannot be read or a setting is wrong.
     """
     values = merge(_read_yaml(path) if path else {}, parse_overrides(overrides))
-    return config_from(_with_words(values))
+    return config_from(values)
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:
@@ -135,14 +135,6 @@ def config_from(values: Mapping[str, Any]) -> RunConfig:
 def write_run_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that `read_run_config` reads back to an equal one."""
     path.write_text(yaml.safe_dump(dump(config), sort_keys=False))
-
-
-def _with_words(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Undo YAML's reading of a bare `off` as false where telemetry's settings offer that word."""
-    telemetry = values.get("telemetry")
-    if not isinstance(telemetry, Mapping):
-        return values
-    return {**values, "telemetry": {key: "off" if value is False else value for key, value in telemetry.items()}}
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:

@@ -137,6 +137,8 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(kind, value, key)
     if origin is Literal:
+        if isinstance(value, bool) and value not in get_args(kind):
+            value = "on" if value else "off"  # YAML 1.1 reads the bare words as truth values
         if value not in get_args(kind):
             raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(repr, get_args(kind)))}")
         return value

@@ -114,3 +114,13 @@ def test_an_override_that_cannot_be_read_is_quoted(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_overrides([text])
     assert repr(text) in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Switch:
+    mode: Literal["off", "on", "auto"] = setting("auto")
+
+
+@pytest.mark.parametrize("word", ["off", "on", "auto"])
+def test_a_bare_off_or_on_is_the_word_where_that_is_a_choice(word: str) -> None:
+    assert load(Switch, parse_overrides([f"mode={word}"])).mode == word
