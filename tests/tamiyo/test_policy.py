@@ -168,7 +168,7 @@ def test_floors_hold_for_every_head() -> None:
                 assert log_prob[:, head].exp().min().item() >= floors.of(head) * (1 - 1e-4)
 
 
-def test_first_policy_is_nearly_uniform_but_for_its_wish_to_wait() -> None:
+def test_first_policy_is_nearly_uniform_but_for_its_bias_towards_some_operations() -> None:
     with SeedTree(1).torch_scope():
         policy = TamiyoPolicy(SMALL).eval()
     batch = replace(random_batch(np.random.default_rng(7), 1), masks=open_masks(1, 3))
@@ -176,8 +176,8 @@ def test_first_policy_is_nearly_uniform_but_for_its_wish_to_wait() -> None:
     rows[:, Head.OP] = np.arange(6)
     evaluation = policy.evaluate(batch.select(np.zeros(6, dtype=np.int64)), rows)
     probabilities = evaluation.head_log_prob[:, Head.OP].exp().detach().numpy()
-    weights = np.exp(SMALL.op_bias)
-    np.testing.assert_allclose(probabilities, weights / weights.sum(), atol=0.03)
+    weights, floor = np.exp(SMALL.op_bias), SMALL.probability_floors.op
+    np.testing.assert_allclose(probabilities, floor + (1 - 6 * floor) * weights / weights.sum(), atol=0.03)
     others = [h for h in Head if h is not Head.OP]
     assert evaluation.entropy[:, others].min() > 0.99
 
