@@ -89,6 +89,19 @@ def stop_part(part: Any, timeout_sec: float) -> None:
         ray.kill(part)
 
 
+def local_resources(config: ClusterConfig) -> dict[str, float] | None:
+    """What a cluster that `open_session` would start on this machine has; None if it would join another one."""
+    if config.address is not None or _is_inside_job():
+        return None
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def _is_inside_job() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 def open_session(config: ClusterConfig, namespace: str) -> None:
     """Join the job's cluster or the configured one, or start one on this machine.
 
@@ -96,11 +109,11 @@ def open_session(config: ClusterConfig, namespace: str) -> None:
         ClusterError: If the cluster cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    is_inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     arguments: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
-    if config.address is None and not is_inside_job:
-        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, 1)}
-    elif config.address is not None and not is_inside_job:
+    local = local_resources(config)
+    if local is not None:
+        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": int(local["CPU"])}
+    elif not _is_inside_job():
         arguments["address"] = config.address
     try:
         ray.init(**arguments)

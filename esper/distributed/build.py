@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from esper.distributed.env_worker import LEARNED, EnvWorker, ScriptedSpec
+from esper.distributed.env_worker import EnvWorker, ScriptedSpec
+from esper.distributed.event_group import is_after
 from esper.distributed.learner_worker import LearnerWorker
 from esper.karn.views.catalogue import view_statements
 from esper.kasmina.config import growth_limits
@@ -127,15 +128,6 @@ class TelemetryStore:
         keep_rounds = self._keep_rounds
         if keep_rounds is not None:
             self._file.forget_groups(lambda group_id: is_after(group_id, keep_rounds), before_incarnation=self.incarnation)
-
-
-def is_after(group_id: str, num_rounds: int) -> bool:
-    """Whether an event's group belongs to what happens after `num_rounds` rounds: later rounds, and any evaluation."""
-    split, _, rest = group_id.partition("/")
-    if split != "train":
-        return bool(rest)
-    policy, _, index = rest.partition("/")
-    return policy != LEARNED or int(index) >= num_rounds
 
 
 def make_emitter(config: RunConfig, source: str, incarnation: int, transport: Transport, spool: Path) -> BufferedEmitter:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esper.distributed.env_worker import LEARNED, ScriptedSpec
+from esper.distributed.env_worker import ScriptedSpec
+from esper.distributed.event_group import LEARNED
 from esper.distributed.requests import Groups, evaluation_episodes, in_groups, search_episodes
 from esper.leyline.load import ConfigError
 from esper.leyline.reports import EpisodeOutcome

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from esper.distributed.checkpoint import CheckpointFolder
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.config import RunConfig
+from esper.distributed.event_group import LEARNED, group_id
 from esper.distributed.facts import RunFacts
 from esper.distributed.requests import training_round
 from esper.distributed.runtime import Runtime
@@ -88,7 +89,7 @@ def play_round(run: Run) -> RoundReport:
     executor, learner = run.runtime.executor, run.runtime.learner
     groups = training_round(run.counts.rounds, run.config.rollout, run.seeds)
     outcomes = run.collector.play(groups, greedy=False)
-    update = executor.get(executor.call(learner, "update", f"train/learned/{run.counts.rounds}"))
+    update = executor.get(executor.call(learner, "update", group_id("train", LEARNED, run.counts.rounds)))
     run.counts.rounds += 1
     run.counts.episodes += len(outcomes)
     run.counts.env_steps += sum(outcome.episode_length for outcome in outcomes)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esper.distributed.event_group import LEARNED, group_id
 from esper.distributed.narrate import StepStory, tell_outcome, tell_step
 from esper.leyline.actions import FactoredAction
 from esper.leyline.reports import EpisodeOutcome, TrialReport
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from esper.nissa.emitter import BufferedEmitter
     from esper.simic.config import RewardConfig
     from esper.tolaria.trial import EpisodeRequest, TrialBatch
-
-LEARNED = "learned"
-"""Row label of the policy that the learner holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,4 +178,4 @@ class EnvWorker:
 
     def _group_id(self) -> str:
         request = self._trials.trials[0].request
-        return f"{request.split}/{self._policy}/{request.episode_idx}"
+        return group_id(request.split, self._policy, request.episode_idx)

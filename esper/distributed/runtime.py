@@ -74,6 +74,9 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
 
     build.limit_threads()
     shares, timeout = config.cluster, config.cluster.close_timeout_sec
+    local = actors.local_resources(shares)
+    if local is not None:
+        require_resources(config, local)  # before seconds are spent on starting a cluster
     with ExitStack() as stack:
         actors.open_session(shares, namespace=f"esper-{hashlib.sha256(str(paths.root).encode()).hexdigest()[:16]}")
         stack.callback(actors.close_session)

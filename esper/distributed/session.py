@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from esper.distributed import report
@@ -20,7 +20,7 @@ from esper.distributed.story import RunStory
 from esper.leyline.load import ConfigError, dump, load, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
 
@@ -132,10 +132,8 @@ def _make_run(config: RunConfig, paths: RunDir, runtime: Runtime, should_stop: C
     return Run(config, facts, runtime, collector, checkpoints, RunStory(config, runtime.emitter))
 
 
-@contextmanager
-def _open(config: RunConfig, facts: RunFacts, paths: RunDir, *, local: bool, keep_rounds: int | None) -> Iterator[Runtime]:
-    with (open_local if local else open_ray)(config, facts, paths, keep_rounds=keep_rounds) as runtime:
-        yield runtime
+def _open(config: RunConfig, facts: RunFacts, paths: RunDir, *, local: bool, keep_rounds: int | None) -> AbstractContextManager[Runtime]:
+    return (open_local if local else open_ray)(config, facts, paths, keep_rounds=keep_rounds)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from esper.distributed.env_worker import LEARNED
+from esper.distributed.event_group import LEARNED, group_id
 from esper.distributed.narrate import tell_outcome
 from esper.leyline.load import dump
 from esper.leyline.telemetry import (
@@ -83,7 +83,7 @@ class RunStory:
     def round_finished(self, report: RoundReport) -> None:
         """A round was played and learned from."""
         outcomes, counts, rollout = report.outcomes, report.counts, self._config.rollout
-        group_id = f"train/{LEARNED}/{counts.rounds - 1}"
+        group = group_id("train", LEARNED, counts.rounds - 1)
         payload = TolariaBatchPayload(
             episodes_completed=counts.episodes,
             batch_idx=counts.rounds,
@@ -98,12 +98,12 @@ class RunStory:
             env_steps_per_sec=report.env_steps_per_sec,
             wall_sec=report.wall_sec,
         )
-        finished = TelemetryEvent(TelemetryEventType.TOLARIA_BATCH_COMPLETED, payload, group_id=group_id)
+        finished = TelemetryEvent(TelemetryEventType.TOLARIA_BATCH_COMPLETED, payload, group_id=group)
         self._emitter.emit(finished)
         for outcome in outcomes:
-            self._show(tell_outcome(group_id, outcome, policy=LEARNED, reward_mode=self._config.reward.mode))
+            self._show(tell_outcome(group, outcome, policy=LEARNED, reward_mode=self._config.reward.mode))
         for update in to_payloads(report.update):
-            self._show(TelemetryEvent(TelemetryEventType.TAMIYO_POLICY_UPDATE, update, group_id=group_id))
+            self._show(TelemetryEvent(TelemetryEventType.TAMIYO_POLICY_UPDATE, update, group_id=group))
         self._show(finished)
 
     def finished(self, counts: Counts, stop_reason: str, checkpoint: str | None) -> None:

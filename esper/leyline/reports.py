@@ -143,7 +143,8 @@ class Counterfactuals:
 class EpochTimings:
     """Wall time of one epoch's parts. None is unmeasured."""
 
-    host_epoch_time_ms: float
+    host_epoch_time_ms: float | None
+    """None before the first epoch."""
     evaluation_time_ms: float
     forward_time_ms: float | None = None
     backward_time_ms: float | None = None

@@ -210,7 +210,7 @@ class Trial:
             counterfactuals=table,
             verdict=verdict,
             timings=EpochTimings(
-                host_epoch_time_ms=1e3 * result.wall_sec if result else 0.0,
+                host_epoch_time_ms=1e3 * result.wall_sec if result else None,
                 evaluation_time_ms=1e3 * evaluation_sec,
             ),
             done=done,

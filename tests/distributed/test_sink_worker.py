@@ -135,7 +135,7 @@ def test_a_damaged_batch_is_not_swallowed() -> None:
     opened = Opened()
     opened.worker.ready()
     worker = SinkWorker(cast("Any", FakeStore), lambda: [b"noise"])
-    worker.ready()
     with pytest.raises(ValueError, match=r".+"):
+        worker.ready()
         worker.close()
     opened.worker.close()
