@@ -27,7 +27,7 @@ from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.transport import InProcessTransport
 from esper.tamiyo import GraphBuilder, RandomPolicy
 from esper.tolaria.data import Dataset
-from esper.tolaria.engine.base import TrainingPlan
+from esper.tolaria.engine.base import OneByOne, TrainingPlan
 from esper.tolaria.engine.sequential import SequentialEngine
 from esper.tolaria.governor import TolariaGovernor
 from esper.tolaria.tasks.base import Context, Episode, SampleCounts
@@ -142,7 +142,7 @@ def open_player(workload: Workload, make_trial: Callable[[EpisodeRequest], Trial
         sink = DuckDBSink(Path(folder) / "telemetry.duckdb", views=view_statements())
         emitters = [build.make_emitter(config, name, 1, InProcessTransport(sink), Path(folder)) for name in ("env-0", "learner")]
         worker = EnvWorker(
-            TrialBatch(make_trial),
+            TrialBatch(make_trial, OneByOne()),
             GraphBuilder(limits, steps_per_epoch=steps_per_epoch),
             make_policy=lambda _: RandomPolicy(),
             reward=config.reward,

@@ -21,7 +21,7 @@ from esper.simic.learner import Learner
 from esper.tamiyo.baselines import FixedSchedule, Germination, GradientPolicy, HeuristicPolicy, RandomPolicy, WaitPolicy
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.policy import TamiyoPolicy
-from esper.tolaria.engine.base import TrainingPlan
+from esper.tolaria.engine.base import OneByOne, TrainingPlan
 from esper.tolaria.engine.sequential import SequentialEngine
 from esper.tolaria.governor import TolariaGovernor
 from esper.tolaria.tasks.presets import find_preset
@@ -75,7 +75,7 @@ def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter
     device = require_device(config.cluster.env_device, "cluster.env_gpus")
     limits = growth_limits(config.growth, catalogue, facts.family)
     return EnvWorker(
-        TrialBatch(lambda request: make_trial(config, catalogue, request, device=device)),
+        TrialBatch(lambda request: make_trial(config, catalogue, request, device=device), OneByOne()),
         GraphBuilder(limits, steps_per_epoch=facts.steps_per_epoch),
         make_policy=lambda spec: make_scripted(facts, spec),
         reward=config.reward,

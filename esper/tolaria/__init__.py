@@ -3,6 +3,7 @@
 from esper.tolaria.config import TaskConfig as TaskConfig
 from esper.tolaria.engine.base import Engine as Engine
 from esper.tolaria.engine.base import EngineConfig as EngineConfig
+from esper.tolaria.engine.base import OneByOne as OneByOne
 from esper.tolaria.engine.base import TrainingPlan as TrainingPlan
 from esper.tolaria.engine.sequential import SequentialEngine as SequentialEngine
 from esper.tolaria.governor import GovernorConfig as GovernorConfig

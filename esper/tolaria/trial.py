@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,18 +10,21 @@ from esper.kasmina.surgery import GrowthTransaction
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.reports import Counterfactuals, EpochTimings, StageTransition, TrialReport
 from esper.leyline.rng import SeedTree
+from esper.leyline.schemas import GovernorVerdict
 from esper.leyline.stages import SeedStage
 from esper.tolaria.counterfactual import leave_one_out, plan_configurations, solo
+from esper.tolaria.engine.base import EpochResult, Evaluate, Evaluation, OneByOne, Probe, TrainEpoch
 from esper.tolaria.history import SignalHistory
+from esper.tolaria.lockstep import Turn, take_turns
 from esper.tolaria.measure import layer_reports, slot_reports
 from esper.tolaria.tasks.base import Context, Split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from esper.kasmina.grad_probe import HostProbe
     from esper.kasmina.model import MorphogeneticModel
-    from esper.leyline.schemas import GovernorVerdict
-    from esper.tolaria.engine.base import Engine, EpochResult
+    from esper.tolaria.engine.base import Engine, Trainer
     from esper.tolaria.governor import TolariaGovernor
 
 
@@ -39,12 +41,27 @@ class EpisodeRequest:
     """None draws one from the split."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """What is known at the end of an epoch."""
+
+    number: int
+    evaluation: Evaluation
+    result: EpochResult | None = None
+    verdict: GovernorVerdict | None = None
+    counterfactuals: Counterfactuals | None = None
+    """None also after a rollback: the network that was measured is gone."""
+    transitions: tuple[StageTransition, ...] = ()
+
+
 class Trial:
     """Plays one episode.
 
-    report = trial.reset()
-    while not report.done:
-        report = trial.step(decide(report))
+        report = trial.reset()
+        while not report.done:
+            report = trial.step(decide(report))
+
+    Several trials move together in a `TrialBatch`, which lets one trainer answer the calls of all their turns.
     """
 
     def __init__(self, request: EpisodeRequest, context: Context, engine: Engine, governor: TolariaGovernor, *, max_epochs: int) -> None:
@@ -59,9 +76,20 @@ class Trial:
         self._report: TrialReport | None = None
 
     @property
+    def engine(self) -> Engine:
+        """What trains the model."""
+        return self._engine
+
+    @property
     def model(self) -> MorphogeneticModel:
         """The model that grows."""
         return self._model
+
+    @property
+    def whereabouts(self) -> str:
+        """Env, episode, context and epoch, for messages."""
+        request, epoch = self.request, self._report.epoch if self._report else 0
+        return f"in env {request.env_id}, episode {request.episode_idx} ({self.context.name}), after epoch {epoch}"
 
     @property
     def report(self) -> TrialReport:
@@ -80,21 +108,7 @@ class Trial:
         Raises:
             RuntimeError: If the episode has begun; another one needs another trial.
         """
-        if self._report is not None:
-            raise RuntimeError(f"the episode of env {self.request.env_id} has begun; make another trial to play again")
-        started = time.perf_counter()
-        evaluation = self._engine.evaluate("val", [()])
-        self._snapshot = self._model.snapshot()
-        self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
-        self._report = self._make_report(
-            epoch=0,
-            result=None,
-            counterfactuals=None,
-            verdict=None,
-            transitions=(),
-            evaluation_sec=time.perf_counter() - started,
-        )
-        return self._report
+        return take_turns({self: self.opening()}, OneByOne())[self]
 
     def step(self, action: FactoredAction) -> TrialReport:
         """Execute a decision, train one epoch, and report.
@@ -103,36 +117,42 @@ class Trial:
             IllegalActionError: If the last report's masks forbid the action.
             RuntimeError: If the episode is over.
         """
+        return take_turns({self: self.turn(action)}, OneByOne())[self]
+
+    def opening(self) -> Turn:
+        """What `reset` does, as a turn."""
+        if self._report is not None:
+            raise RuntimeError(f"the episode of env {self.request.env_id} has begun; make another trial to play again")
+        evaluation: Evaluation = yield Evaluate("val", ((),))
+        self._snapshot = self._model.snapshot()
+        self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
+        return (yield from self._finish(_Epoch(0, evaluation)))
+
+    def turn(self, action: FactoredAction) -> Turn:
+        """What `step` does, as a turn."""
         before = self.report
         if before.done:
             raise RuntimeError(f"the episode of env {before.env_id} ended at epoch {before.epoch}")
         transitions = self._apply(action, before.val_accuracy)
-        result = self._engine.train_epoch(before.epoch)
+        result: EpochResult = yield TrainEpoch(before.epoch)
+        self._history.record_training(result.loss, result.accuracy, result.num_batches)
         is_last = before.epoch + 1 == self._max_epochs
-        started = time.perf_counter()
         fossils = self._model.fossil_slots()
         live = tuple(slot for slot in self._model.live_slots() if slot not in fossils)
         configurations = plan_configurations(live, fossils, is_last=is_last)
-        evaluation = self._engine.evaluate("val", configurations)
+        evaluation: Evaluation = yield Evaluate("val", configurations)
         table = Counterfactuals(configurations, evaluation.accuracies)
         verdict = self._governor.judge(result.loss, evaluation.losses[0])
-        self._history.record_training(result.loss, result.accuracy, result.num_batches)
         if verdict.panic is not None:
             transitions += self._roll_back()
+            evaluation = yield Evaluate("val", (self._model.fossil_slots(),))
         else:
-            self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
             transitions += self._tick(table, live, fossils)
             if verdict.is_healthy:
                 self._snapshot = self._model.snapshot()
-        self._report = self._make_report(
-            epoch=before.epoch + 1,
-            result=result,
-            counterfactuals=table,
-            verdict=verdict,
-            transitions=transitions,
-            evaluation_sec=time.perf_counter() - started,
-        )
-        return self._report
+        self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
+        epoch = _Epoch(before.epoch + 1, evaluation, result, verdict, table if verdict.panic is None else None, transitions)
+        return (yield from self._finish(epoch))
 
     def _apply(self, action: FactoredAction, val_accuracy: float) -> tuple[StageTransition, ...]:
         if action.op is LifecycleOp.WAIT:
@@ -166,38 +186,32 @@ class Trial:
         self._engine.optimizer.state.clear()
         return transitions
 
-    def _make_report(
-        self,
-        *,
-        epoch: int,
-        result: EpochResult | None,
-        counterfactuals: Counterfactuals | None,
-        verdict: GovernorVerdict | None,
-        transitions: tuple[StageTransition, ...],
-        evaluation_sec: float,
-    ) -> TrialReport:
-        model = self._model
-        rolled_back = verdict is not None and verdict.panic is not None
-        done = rolled_back or epoch == self._max_epochs
-        fossils = model.fossil_slots()
-        if rolled_back:
-            retained = self._engine.evaluate("val", [fossils])
-            self._history.record_validation(retained.losses[0], retained.accuracies[0])
+    def _finish(self, epoch: _Epoch) -> Turn:
+        """Measure what is left to measure, and report."""
+        rolled_back = epoch.verdict is not None and epoch.verdict.panic is not None
+        done = rolled_back or epoch.number == self._max_epochs
+        measured: HostProbe = yield Probe()
+        test: Evaluation | None = None
+        if done:
+            test = yield Evaluate("test", (self._model.fossil_slots(),))
+        self._report = self._make_report(epoch, measured, done=done, test=test)
+        return self._report
+
+    def _make_report(self, epoch: _Epoch, measured: HostProbe, *, done: bool, test: Evaluation | None) -> TrialReport:
+        model, result = self._model, epoch.result
         val_accuracy, val_loss = self._history.last_validation
-        table = None if rolled_back else counterfactuals  # the network that it measured is gone
-        measured = self._engine.probe()
         slots = slot_reports(model, measured)
         return TrialReport(
             env_id=self.request.env_id,
             episode_idx=self.request.episode_idx,
-            epoch=epoch,
+            epoch=epoch.number,
             max_epochs=self._max_epochs,
-            signals=self._history.signals(epoch, slots),
+            signals=self._history.signals(epoch.number, slots),
             train_loss=result.loss if result else None,
             train_accuracy=result.accuracy if result else None,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            committed_accuracy=table.accuracy_of(fossils) if table else val_accuracy,
+            committed_accuracy=epoch.counterfactuals.accuracy_of(model.fossil_slots()) if epoch.counterfactuals else val_accuracy,
             host_params=model.num_host_parameters,
             seed_params=model.num_seed_parameters,
             fossil_params=model.num_fossil_parameters,
@@ -206,28 +220,33 @@ class Trial:
             layers=layer_reports(model, measured),
             slots=slots,
             masks=model.masks(),
-            transitions=transitions,
-            counterfactuals=table,
-            verdict=verdict,
+            transitions=epoch.transitions,
+            counterfactuals=epoch.counterfactuals,
+            verdict=epoch.verdict,
             timings=EpochTimings(
                 host_epoch_time_ms=1e3 * result.wall_sec if result else None,
-                evaluation_time_ms=1e3 * evaluation_sec,
+                evaluation_time_ms=1e3 * (epoch.evaluation.wall_sec + (test.wall_sec if test else 0.0)),
             ),
             done=done,
-            test_accuracy=self._engine.evaluate("test", [fossils]).accuracies[0] if done else None,
+            test_accuracy=test.accuracies[0] if test else None,
         )
 
 
 class TrialBatch:
     """K trials in lockstep; one that ended early keeps its last report until the others end.
 
-    reports = trials.start(requests)
-    while not all(r.done for r in reports):
-        reports = trials.step(actions)
+        reports = trials.start(requests)
+        while not all(r.done for r in reports):
+            reports = trials.step(actions)
+
+    Args:
+        make_trial: Makes a trial of a request.
+        trainer: Answers what the trials ask of their engines, for all of them at once.
     """
 
-    def __init__(self, make_trial: Callable[[EpisodeRequest], Trial]) -> None:
+    def __init__(self, make_trial: Callable[[EpisodeRequest], Trial], trainer: Trainer) -> None:
         self._make_trial = make_trial
+        self._trainer = trainer
         self._trials: list[Trial] = []
 
     @property
@@ -238,7 +257,8 @@ class TrialBatch:
     def start(self, requests: Sequence[EpisodeRequest]) -> list[TrialReport]:
         """Begin one episode per request."""
         self._trials = [self._make_trial(request) for request in requests]
-        return [trial.reset() for trial in self._trials]
+        take_turns({trial: trial.opening() for trial in self._trials}, self._trainer)
+        return [trial.report for trial in self._trials]
 
     def step(self, actions: Sequence[FactoredAction]) -> list[TrialReport]:
         """Execute one decision per trial; decisions for trials that ended are ignored.
@@ -248,4 +268,6 @@ class TrialBatch:
         """
         if len(actions) != len(self._trials):
             raise ValueError(f"{len(actions)} actions for {len(self._trials)} trials")
-        return [trial.report if trial.report.done else trial.step(action) for trial, action in zip(self._trials, actions, strict=True)]
+        turns = {trial: trial.turn(action) for trial, action in zip(self._trials, actions, strict=True) if not trial.report.done}
+        take_turns(turns, self._trainer)
+        return [trial.report for trial in self._trials]

@@ -17,7 +17,7 @@ from esper.leyline.rng import SeedTree
 from esper.leyline.schemas import PanicReason
 from esper.leyline.stages import SeedStage
 from esper.tamiyo.baselines import RandomPolicy
-from esper.tolaria import GovernorConfig, Trial, TrialBatch
+from esper.tolaria import GovernorConfig, OneByOne, Trial, TrialBatch
 from tests.tolaria.trials import (
     CATALOGUE,
     accuracy,
@@ -266,7 +266,10 @@ def test_divergence_returns_to_the_weights_before_the_first_anomaly() -> None:
 
 def test_trials_in_lockstep_are_the_trials_alone() -> None:
     requests = [make_request(0, env_id=env_id) for env_id in (0, 1)]
-    batch, alone = TrialBatch(lambda request: make_trial(request, max_epochs=4)), [make_trial(r, max_epochs=4) for r in requests]
+    batch, alone = (
+        TrialBatch(lambda request: make_trial(request, max_epochs=4), OneByOne()),
+        [make_trial(r, max_epochs=4) for r in requests],
+    )
     together, single = batch.start(requests), [trial.reset() for trial in alone]
     while not all(report.done for report in together):
         assert all(reports_agree(a, b) for a, b in zip(together, single, strict=True))
@@ -276,7 +279,7 @@ def test_trials_in_lockstep_are_the_trials_alone() -> None:
 
 
 def test_a_trial_that_ended_early_keeps_its_report() -> None:
-    batch = TrialBatch(lambda request: make_trial(request, max_epochs=4))
+    batch = TrialBatch(lambda request: make_trial(request, max_epochs=4), OneByOne())
     batch.start([make_request(0, env_id=env_id) for env_id in (0, 1)])
     poison(batch.trials[0])
     ended, running = batch.step([WAIT, WAIT])
@@ -288,14 +291,14 @@ def test_a_trial_that_ended_early_keeps_its_report() -> None:
 
 
 def test_a_batch_wants_one_action_a_trial() -> None:
-    batch = TrialBatch(make_trial)
+    batch = TrialBatch(make_trial, OneByOne())
     batch.start([make_request()])
     with pytest.raises(ValueError, match="2 actions for 1 trials"):
         batch.step([WAIT, WAIT])
 
 
 def test_a_batch_starts_afresh() -> None:
-    batch = TrialBatch(lambda request: make_trial(request, max_epochs=2))
+    batch = TrialBatch(lambda request: make_trial(request, max_epochs=2), OneByOne())
     (first,) = batch.start([make_request()])
     batch.step([WAIT])
     (again,) = batch.start([replace(make_request())])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from esper.kasmina.grad_probe import HostProbe
 from esper.leyline.load import setting
 
 if TYPE_CHECKING:
@@ -12,8 +13,12 @@ if TYPE_CHECKING:
 
     import torch
 
-    from esper.kasmina.grad_probe import HostProbe
     from esper.kasmina.model import MorphogeneticModel
+    from esper.leyline.rng import SeedTree
+    from esper.tolaria.data import Dataset
+
+
+EvaluationSplit = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class EpochResult:
     """L2 norm over all trainable parameters at the last step, before clipping."""
     learning_rate: float
     num_batches: int
-    wall_sec: float
+    wall_sec: float = field(compare=False)
+    """This host's share of the time it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,32 @@ class Evaluation:
     """Percent."""
     losses: tuple[float, ...]
     """Mean cross-entropy in nats."""
+    wall_sec: float = field(compare=False)
+    """This host's share of the time it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainEpoch:
+    """Asks an engine to train through the data once; answered by an `EpochResult`."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Asks an engine for accuracies and losses; answered by an `Evaluation`."""
+
+    split: EvaluationSplit
+    configurations: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Asks an engine to measure slots and layers; answered by a `HostProbe`."""
+
+
+Call = TrainEpoch | Evaluate | Probe
+Answer = EpochResult | Evaluation | HostProbe
 
 
 class Engine(Protocol):
@@ -79,14 +111,61 @@ class Engine(Protocol):
         """Its optimizer, for growth transactions."""
         ...
 
+    @property
+    def dataset(self) -> Dataset:
+        """What it is trained on."""
+        ...
+
+    @property
+    def config(self) -> EngineConfig:
+        """How hosts are trained."""
+        ...
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """What the task asks of the training."""
+        ...
+
+    @property
+    def seeds(self) -> SeedTree:
+        """Source of data order, augmentation and what layers draw."""
+        ...
+
     def train_epoch(self, epoch: int) -> EpochResult:
         """Train through the data once; `epoch` counts from 0 and selects order, augmentation and learning rate."""
         ...
 
-    def evaluate(self, split: Literal["val", "test"], configurations: Sequence[tuple[int, ...]]) -> Evaluation:
+    def evaluate(self, split: EvaluationSplit, configurations: Sequence[tuple[int, ...]]) -> Evaluation:
         """Accuracy and loss with only the named slots on; nothing is mutated."""
         ...
 
     def probe(self) -> HostProbe:
         """Measure layers and slots on one fixed batch; nothing is mutated."""
         ...
+
+
+def answer(engine: Engine, call: Call) -> Answer:
+    """Let an engine do what is asked of it."""
+    match call:
+        case TrainEpoch(epoch):
+            return engine.train_epoch(epoch)
+        case Evaluate(split, configurations):
+            return engine.evaluate(split, configurations)
+        case Probe():
+            return engine.probe()
+
+
+class Trainer(Protocol):
+    """Answers the calls of several trials at once."""
+
+    def answer(self, calls: Sequence[tuple[Engine, Call]]) -> list[Answer]:
+        """One answer per call, in their order; all calls are of one kind."""
+        ...
+
+
+class OneByOne:
+    """Lets every host's own engine answer."""
+
+    def answer(self, calls: Sequence[tuple[Engine, Call]]) -> list[Answer]:
+        """One answer per call, in their order."""
+        return [answer(engine, call) for engine, call in calls]

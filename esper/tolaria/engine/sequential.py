@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from esper.kasmina.grad_probe import HostProbe, probe
 from esper.tolaria.data import Dataset, augment, batches
-from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, TrainingPlan
+from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, EvaluationSplit, TrainingPlan
 from esper.tolaria.engine.schedule import hold_then_decay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from esper.kasmina.model import MorphogeneticModel
     from esper.leyline.rng import SeedTree
@@ -36,62 +36,53 @@ class SequentialEngine:
     """
 
     def __init__(self, model: MorphogeneticModel, dataset: Dataset, config: EngineConfig, *, plan: TrainingPlan, seeds: SeedTree) -> None:
-        self._model = model
-        self._dataset = dataset
-        self._config = config
-        self._plan = plan
-        self._seeds = seeds
-        self._optimizer = make_optimizer(model, config, plan.learning_rate)
-
-    @property
-    def model(self) -> MorphogeneticModel:
-        """The model that is trained."""
-        return self._model
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Its optimizer, for growth transactions."""
-        return self._optimizer
+        self.model = model
+        self.dataset = dataset
+        self.config = config
+        self.plan = plan
+        self.seeds = seeds
+        self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config, plan.learning_rate)
 
     def train_epoch(self, epoch: int) -> EpochResult:
         """Train through the data once."""
         started = time.perf_counter()
-        self._model.train()
-        num_batches = -(-len(self._dataset.train_x) // self._plan.batch_size)
-        total_loss = torch.zeros((), device=self._dataset.train_x.device)
-        num_correct = torch.zeros((), dtype=torch.long, device=self._dataset.train_x.device)
+        self.model.train()
+        num_batches = -(-len(self.dataset.train_x) // self.plan.batch_size)
+        total_loss = torch.zeros((), device=self.dataset.train_x.device)
+        num_correct = torch.zeros((), dtype=torch.long, device=self.dataset.train_x.device)
         num_labels = 0
         gradient_norm: Tensor | None = None
-        with self._seeds.child("layers", epoch).torch_scope():
+        with self.seeds.child("layers", epoch).torch_scope():
             for step, (x, y) in enumerate(self._batches(epoch)):
-                self._set_learning_rate((epoch + step / num_batches) / self._plan.max_epochs)
-                logits = self._model(x)
+                self._set_learning_rate((epoch + step / num_batches) / self.plan.max_epochs)
+                logits = self.model(x)
                 loss = cross_entropy(logits, y)
                 gradient_norm = self._update(loss, is_last=step + 1 == num_batches)
                 with torch.no_grad():
                     total_loss += loss.detach() * y.numel()
                     num_correct += (logits.argmax(-1) == y).sum()
                     num_labels += y.numel()
-        self._model.observe_gradients()
+        self.model.observe_gradients()
         return EpochResult(
             loss=float(total_loss) / num_labels,
             accuracy=100.0 * int(num_correct) / num_labels,
             gradient_norm=None if gradient_norm is None else float(gradient_norm),
-            learning_rate=self._optimizer.param_groups[0]["lr"],
+            learning_rate=self.optimizer.param_groups[0]["lr"],
             num_batches=num_batches,
             wall_sec=time.perf_counter() - started,
         )
 
     @torch.no_grad()
-    def evaluate(self, split: Literal["val", "test"], configurations: Sequence[tuple[int, ...]]) -> Evaluation:
+    def evaluate(self, split: EvaluationSplit, configurations: Sequence[tuple[int, ...]]) -> Evaluation:
         """Accuracy and loss of every configuration, all of them in each batched pass."""
-        x, y = (self._dataset.val_x, self._dataset.val_y) if split == "val" else (self._dataset.test_x, self._dataset.test_y)
+        started = time.perf_counter()
+        x, y = (self.dataset.val_x, self.dataset.val_y) if split == "val" else (self.dataset.test_x, self.dataset.test_y)
         num_correct = torch.zeros(len(configurations), dtype=torch.long, device=x.device)
         total_loss = torch.zeros(len(configurations), device=x.device)
         chunk = max(EVALUATION_SAMPLES // len(configurations), 1)
         for start in range(0, len(x), chunk):
             labels = y[start : start + chunk]
-            logits = self._model.forward_configurations(x[start : start + chunk], configurations)
+            logits = self.model.forward_configurations(x[start : start + chunk], configurations)
             num_correct += (logits.argmax(-1) == labels).flatten(1).sum(1)
             flat = labels.expand(len(configurations), *labels.shape)
             losses = F.cross_entropy(logits.flatten(0, -2), flat.flatten(), reduction="none")
@@ -99,41 +90,46 @@ class SequentialEngine:
         return Evaluation(
             accuracies=tuple((100.0 * num_correct / y.numel()).tolist()),
             losses=tuple((total_loss / y.numel()).tolist()),
+            wall_sec=time.perf_counter() - started,
         )
 
     def probe(self) -> HostProbe:
         """Measure layers and slots on the first training samples."""
-        count = self._config.probe_samples
-        return probe(self._model, self._dataset.train_x[:count], self._dataset.train_y[:count])
+        count = self.config.probe_samples
+        return probe(self.model, self.dataset.train_x[:count], self.dataset.train_y[:count])
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self._seeds.child("order", epoch).torch()
-        variation = self._seeds.child("augmentation", epoch).torch()
-        for x, y in batches(self._dataset, self._plan.batch_size, order):
-            yield augment(x, self._dataset.augmentation, variation), y
+        order = self.seeds.child("order", epoch).torch()
+        variation = self.seeds.child("augmentation", epoch).torch()
+        for x, y in batches(self.dataset, self.plan.batch_size, order):
+            yield augment(x, self.dataset.augmentation, variation), y
 
     def _update(self, loss: Tensor, *, is_last: bool) -> Tensor | None:
         """Take one step; returns the gradient norm before clipping where it is known or the step is the epoch's last."""
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        self._optimizer.zero_grad(set_to_none=True)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm: Tensor | None = None
-        if self._config.max_grad_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm)
+        if self.config.max_grad_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         elif is_last:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self._optimizer.step()
+        self.optimizer.step()
         return norm
 
     def _set_learning_rate(self, progress: float) -> None:
-        factor = hold_then_decay(progress, hold_frac=self._config.hold_frac, final_frac=self._config.final_lr_frac)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._plan.learning_rate * factor
+        rate = learning_rate(self.config, self.plan, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
 
-def make_optimizer(model: MorphogeneticModel, config: EngineConfig, learning_rate: float) -> torch.optim.Optimizer:
-    """The host optimizer over everything trainable in `model` now; growth transactions keep it current."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def learning_rate(config: EngineConfig, plan: TrainingPlan, progress: float) -> float:
+    """Rate at `progress` in 0…1 of an episode."""
+    return plan.learning_rate * hold_then_decay(progress, hold_frac=config.hold_frac, final_frac=config.final_lr_frac)
+
+
+def make_optimizer(parameters: Iterable[Tensor], config: EngineConfig, learning_rate: float) -> torch.optim.Optimizer:
+    """A host optimizer; growth transactions keep it current."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay, fused=True)

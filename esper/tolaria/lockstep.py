@@ -1,0 +1,45 @@
+"""Trials side by side: what they ask of their engines next is answered together."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from esper.leyline.reports import TrialReport
+from esper.tolaria.engine.base import Call, Evaluate
+
+if TYPE_CHECKING:
+    from esper.tolaria.engine.base import Answer, Trainer
+    from esper.tolaria.trial import Trial
+
+Turn = Generator[Call, Any, TrialReport]
+"""Part of an episode: yields what it needs of the engine, is sent the answer, and returns a report."""
+
+
+def take_turns(turns: Mapping[Trial, Turn], trainer: Trainer) -> dict[Trial, TrialReport]:
+    """Run turns side by side: what all of them ask for next is answered together, kind by kind."""
+    reports: dict[Trial, TrialReport] = {}
+    waiting: dict[Trial, Call] = {}
+
+    def resume(trial: Trial, answer: Answer | None) -> None:
+        try:
+            waiting[trial] = turns[trial].send(answer)
+        except StopIteration as stop:
+            reports[trial] = stop.value
+        except Exception as error:
+            error.add_note(trial.whereabouts)
+            raise
+
+    for trial in turns:
+        resume(trial, None)
+    while waiting:
+        kind = _kind(next(iter(waiting.values())))
+        asking = [trial for trial, call in waiting.items() if _kind(call) == kind]
+        answers = trainer.answer([(trial.engine, waiting.pop(trial)) for trial in asking])
+        for trial, answer in zip(asking, answers, strict=True):
+            resume(trial, answer)
+    return reports
+
+
+def _kind(call: Call) -> tuple[str, str]:
+    return type(call).__name__, call.split if isinstance(call, Evaluate) else ""
