@@ -126,7 +126,7 @@ def measure_update(overrides: Sequence[str], *, repeats: int) -> Figure:
         with open_local(config, facts, paths, keep_rounds=None) as runtime:
             collector = Collector(runtime.executor, runtime.workers, runtime.learner, num_steps=facts.max_epochs, should_stop=lambda: False)
             for repeat in range(repeats):
-                groups = training_round(repeat, config.rollout, SEEDS.child("train"))
+                groups = training_round(repeat, config, SEEDS.child("train"))
                 play = timed(partial(collector.play, groups, greedy=False))
                 update = timed(partial(runtime.learner.update, f"train/learned/{repeat}"))
                 updates.append(update.cpu_sec)

@@ -87,7 +87,7 @@ def play_round(run: Run) -> RoundReport:
     """One episode per environment, then one update."""
     started = time.perf_counter()
     executor, learner = run.runtime.executor, run.runtime.learner
-    groups = training_round(run.counts.rounds, run.config.rollout, run.seeds)
+    groups = training_round(run.counts.rounds, run.config, run.seeds)
     outcomes = run.collector.play(groups, greedy=False)
     update = executor.get(executor.call(learner, "update", group_id("train", LEARNED, run.counts.rounds)))
     run.counts.rounds += 1

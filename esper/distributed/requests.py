@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from esper.leyline.rng import SeedTree
+from esper.tolaria.tasks.registry import draw_context
 from esper.tolaria.trial import EpisodeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from esper.distributed.config import RolloutConfig
+    from esper.distributed.config import RunConfig
     from esper.tolaria.tasks.base import Context, Split
 
 T = TypeVar("T")
@@ -19,12 +20,19 @@ Groups = list[tuple[EpisodeRequest, ...]]
 """Episodes that are played in lockstep, group by group."""
 
 
-def training_round(round_idx: int, rollout: RolloutConfig, seeds: SeedTree) -> Groups:
-    """One episode per environment; the context is drawn from the episode's own seeds."""
-    requests = [
-        EpisodeRequest(env_id, round_idx, "train", seeds.child("env", env_id, "episode", round_idx)) for env_id in range(rollout.num_envs)
-    ]
-    return in_groups(requests, rollout.envs_per_actor)
+def training_round(round_idx: int, config: RunConfig, seeds: SeedTree) -> Groups:
+    """One episode per environment, its context drawn from its own seeds.
+
+    Those that share a context stand together, because hosts that are alike train faster as one.
+    """
+    requests = []
+    for env_id in range(config.rollout.num_envs):
+        own = seeds.child("env", env_id, "episode", round_idx)
+        requests.append((draw_context(config.task, "train", own), env_id, own))
+    requests.sort(key=lambda request: (request[0].name, request[1]))
+    return in_groups(
+        [EpisodeRequest(env_id, round_idx, "train", own, context) for context, env_id, own in requests], config.rollout.envs_per_actor
+    )
 
 
 def evaluation_episodes(contexts: Sequence[Context], split: Split, *, seeds_per_context: int, root: int, group_size: int) -> Groups:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.distributed.config import RolloutConfig
+from esper.distributed.config import RunConfig, config_from
 from esper.distributed.requests import evaluation_episodes, in_groups, search_episodes, training_round
 from esper.leyline.rng import SeedTree
 from esper.tolaria.tasks.base import Context
@@ -11,23 +11,34 @@ from esper.tolaria.tasks.base import Context
 CONTEXTS = (Context("digits8", "atten", 0.75), Context("digits8", "blind0", 1.0))
 
 
+def make_config(num_envs: int, envs_per_actor: int) -> RunConfig:
+    return config_from({"task": {"preset": "smoke"}, "rollout": {"num_envs": num_envs, "envs_per_actor": envs_per_actor}})
+
+
 def test_a_round_has_one_episode_for_every_environment() -> None:
-    groups = training_round(3, RolloutConfig(num_envs=6, envs_per_actor=2), SeedTree(0))
-    assert [request.env_id for group in groups for request in group] == list(range(6))
+    groups = training_round(3, make_config(6, 2), SeedTree(0))
+    assert sorted(request.env_id for group in groups for request in group) == list(range(6))
     assert {len(group) for group in groups} == {2}
-    assert {(request.episode_idx, request.split, request.context) for group in groups for request in group} == {(3, "train", None)}
+    assert {(request.episode_idx, request.split) for group in groups for request in group} == {(3, "train")}
+
+
+def test_episodes_of_one_context_stand_together() -> None:
+    config = make_config(12, 3)
+    played = [request.context for group in training_round(0, config, SeedTree(0)) for request in group]
+    assert played == sorted(played, key=lambda context: context.name if context else "")
+    assert len(set(played)) > 1
 
 
 def test_rounds_and_environments_have_randomness_of_their_own() -> None:
-    rollout, seeds = RolloutConfig(num_envs=4, envs_per_actor=2), SeedTree(0)
-    drawn = [request.seeds.integer() for index in range(5) for group in training_round(index, rollout, seeds) for request in group]
+    config, seeds = make_config(4, 2), SeedTree(0)
+    drawn = [request.seeds.integer() for index in range(5) for group in training_round(index, config, seeds) for request in group]
     assert len(set(drawn)) == 20
-    again = [request.seeds.integer() for index in range(5) for group in training_round(index, rollout, seeds) for request in group]
+    again = [request.seeds.integer() for index in range(5) for group in training_round(index, config, seeds) for request in group]
     assert again == drawn
 
 
 def test_an_environments_episode_does_not_depend_on_how_many_share_an_actor() -> None:
-    pairs, fours = (training_round(0, RolloutConfig(num_envs=4, envs_per_actor=k), SeedTree(0)) for k in (2, 4))
+    pairs, fours = (training_round(0, make_config(4, k), SeedTree(0)) for k in (2, 4))
     assert [request for group in pairs for request in group] == [request for group in fours for request in group]
 
 

@@ -36,9 +36,7 @@ def make_episode(config: TaskConfig, split: Split, seeds: SeedTree, context: Con
     """
     preset = find_preset(config)
     node = seeds.child(split)
-    if context is None:
-        choice = contexts(config, split)
-        context = choice[int(node.child("context").numpy().integers(len(choice)))]
+    context = context or draw_context(config, split, seeds)
     known = tasks(config)
     if context.task not in known:
         raise ConfigError(f"context {context.name!r}: unknown task; known: {', '.join(known)}")
@@ -46,6 +44,12 @@ def make_episode(config: TaskConfig, split: Split, seeds: SeedTree, context: Con
     with node.child("host").torch_scope():
         host = build_host(context, dataset)
     return Episode(context, dataset, host)
+
+
+def draw_context(config: TaskConfig, split: Split, seeds: SeedTree) -> Context:
+    """The context of the episode with these seeds; all of the split are equally likely."""
+    choice = contexts(config, split)
+    return choice[int(seeds.child(split).child("context").numpy().integers(len(choice)))]
 
 
 def contexts(config: TaskConfig, split: Split) -> tuple[Context, ...]:
