@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.measure import Figure, figure, run_benchmark, timed
 from benchmarks.start import measure_start
-from benchmarks.workloads import BARE_LAYOUTS, PresetName, Workload, assemble, make_workload, open_player, train_bare
+from benchmarks.workloads import BARE_LAYOUTS, PresetName, Workload, assemble, cnn_of, make_workload, open_player, train_bare
 from esper.distributed.env_worker import ScriptedSpec
 from esper.leyline.actions import WAIT, FactoredAction, LifecycleOp
 from esper.tolaria.counterfactual import plan_configurations
@@ -141,7 +141,7 @@ def describe(workload: Workload, num_envs: int) -> dict[str, Any]:
         "batch_size": plan.batch_size,
         "num_train": len(data.train_y),
         "num_val": len(data.val_y),
-        "host_params": sum(parameter.numel() for parameter in episode.host.parameters()),
+        "host_params": sum(parameter.numel() for parameter in cnn_of(episode).parameters()),
         "augmentation": data.augmentation,
         "is_augmented_by_engine": losses[0] != losses[1],
         "augmentation_cpu_sec_per_env_step": pass_alone.cpu_sec,

@@ -9,19 +9,17 @@ import torch
 from esper.distributed.env_worker import EnvWorker, ScriptedSpec
 from esper.distributed.event_group import is_after
 from esper.distributed.learner_worker import LearnerWorker
-from esper.karn.views.catalogue import view_statements
 from esper.kasmina.config import growth_limits
 from esper.kasmina.model import MorphogeneticModel
 from esper.leyline.load import ConfigError, dump
 from esper.leyline.rng import SeedTree
 from esper.nissa.emitter import BufferedEmitter
-from esper.nissa.sinks.duckdb import DuckDBSink
-from esper.nissa.sinks.fan_out import FanOutSink
 from esper.simic.learner import Learner
 from esper.tamiyo.baselines import FixedSchedule, Germination, GradientPolicy, HeuristicPolicy, RandomPolicy, WaitPolicy
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.policy import TamiyoPolicy
-from esper.tolaria.engine.base import OneByOne, TrainingPlan
+from esper.tolaria.engine.base import TrainingPlan
+from esper.tolaria.engine.choose import make_trainer
 from esper.tolaria.engine.sequential import SequentialEngine
 from esper.tolaria.governor import TolariaGovernor
 from esper.tolaria.tasks.presets import find_preset
@@ -75,7 +73,7 @@ def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter
     device = require_device(config.cluster.env_device, "cluster.env_gpus")
     limits = growth_limits(config.growth, catalogue, facts.family)
     return EnvWorker(
-        TrialBatch(lambda request: make_trial(config, catalogue, request, device=device), OneByOne()),
+        TrialBatch(lambda request: make_trial(config, catalogue, request, device=device), make_trainer(config.engine)),
         GraphBuilder(limits, steps_per_epoch=facts.steps_per_epoch),
         make_policy=lambda spec: make_scripted(facts, spec),
         reward=config.reward,
@@ -104,6 +102,10 @@ class TelemetryStore:
     """
 
     def __init__(self, config: RunConfig, paths: RunDir, *, keep_rounds: int | None) -> None:
+        from esper.karn.views.catalogue import view_statements  # with DuckDB, which only the process that stores needs
+        from esper.nissa.sinks.duckdb import DuckDBSink
+        from esper.nissa.sinks.fan_out import FanOutSink
+
         self._file = DuckDBSink(paths.telemetry, views=view_statements())
         self._keep_rounds = keep_rounds
         self.incarnation = self._file.next_incarnation()

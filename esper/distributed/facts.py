@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esper.distributed.build import make_trial
+from esper.kasmina.model import MorphogeneticModel
 from esper.leyline.host import HostFamily
 from esper.leyline.load import ConfigError
 from esper.leyline.rng import SeedTree
 from esper.tolaria.tasks.presets import find_preset
-from esper.tolaria.tasks.registry import contexts
-from esper.tolaria.trial import EpisodeRequest
+from esper.tolaria.tasks.registry import contexts, make_episode
 from esper.urza.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from esper.distributed.config import RunConfig
-    from esper.kasmina.model import MorphogeneticModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +39,18 @@ class RunFacts:
 
 
 def examine(config: RunConfig) -> RunFacts:
-    """Build one trial of every context, so that anything missing shows before work starts.
+    """Build one episode of every context, so that anything missing shows before work starts.
 
     Raises:
-        ConfigError: If a context cannot be played, or contexts differ in their number of slots.
+        ConfigError: If a context cannot be played, the split of the evaluation has none, or contexts differ in their number of slots.
     """
     catalogue = Catalogue.standard()
     preset = find_preset(config.task)
-    models = [
-        make_trial(config, catalogue, EpisodeRequest(0, 0, "train", SeedTree(config.seed).child("preflight"), context)).model
-        for context in contexts(config.task, "train")
-    ]
+    if config.evaluation.seeds_per_context:
+        contexts(config.task, config.evaluation.split)
+    seeds = SeedTree(config.seed).child("preflight")
+    episodes = [make_episode(config.task, "train", seeds, context) for context in contexts(config.task, "train")]
+    models = [MorphogeneticModel(episode.host, catalogue, config.growth, seeds.child("growth")) for episode in episodes]
     layouts = {(model.host.family, tuple(spec.slot_id for spec in model.specs)) for model in models}
     if len(layouts) > 1:
         raise ConfigError(f"task.contexts mixes hosts with different slots: {sorted(layouts)}; restrict task.contexts")
@@ -60,7 +59,7 @@ def examine(config: RunConfig) -> RunFacts:
     costs = {name: max(_costs(catalogue, name, model) for model in models) for name in names}
     return RunFacts(
         max_epochs=preset.max_epochs,
-        steps_per_epoch=-(-preset.counts.train // preset.batch_size),
+        steps_per_epoch=-(-max(len(episode.dataset.train_x) for episode in episodes) // preset.batch_size),
         family=family,
         slot_ids=slot_ids,
         host_params=min(model.num_host_parameters for model in models),

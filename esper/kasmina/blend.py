@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable  # noqa: TC003
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float  # noqa: TC002
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 
 from esper.leyline.alpha import BlendOperator
 from esper.leyline.host import HostFamily  # noqa: TC001
+
+if TYPE_CHECKING:
+    from esper.leyline.layer_ops import LayerOps
+else:  # the test suite resolves annotations at run time, and cannot check a Protocol there
+    LayerOps = object
 
 GATE_OPENNESS = 2.0
 """Initial logit of a gate: it starts at 0.88, since a gate that starts half shut would silence a seed twice."""
@@ -36,7 +42,7 @@ def blend(
     s: Float[Tensor, "*value"],  # noqa: F722
     alpha: float | Tensor,
     operator: BlendOperator,
-    gate: nn.Module | None = None,
+    gate: Callable[[Tensor], Tensor] | None = None,
     *,
     reference: Tensor | None = None,
 ) -> Float[Tensor, "*value"]:  # noqa: F722
@@ -47,9 +53,9 @@ def blend(
     Args:
         h: Host value at the slot.
         s: Seed value, of the same shape.
-        alpha: 0…1; a float, or one value per sample as [B, 1, …].
+        alpha: 0…1; a float, or a value per sample or member as [B, 1, …] or [K, 1, …].
         operator: Which mix.
-        gate: Module g that maps h to 0…1, broadcastable over h; used by GATE alone.
+        gate: Function g that maps h to 0…1, broadcastable over h; used by GATE alone.
         reference: r, the value that the seed was given; None means h. It differs from h only in its gradient.
 
     Raises:
@@ -57,11 +63,24 @@ def blend(
     """
     if isinstance(alpha, float) and alpha == 0.0:
         return h
-    mixed = _mix(h, s, alpha, operator=operator, gate=gate, reference=h if reference is None else reference)
-    return torch.where(alpha == 0.0, h, mixed) if isinstance(alpha, Tensor) else mixed
+    reference = h if reference is None else reference
+    if not isinstance(alpha, Tensor):
+        return _mix(h, s, alpha, operator=operator, gate=gate, reference=reference)
+    unheard = alpha == 0.0
+    if operator is not BlendOperator.ADD:
+        s = torch.where(unheard, reference, s)  # a broken value would reach the gradient of h as 0 · NaN
+    return torch.where(unheard, h, _mix(h, s, alpha, operator=operator, gate=gate, reference=reference))
 
 
-def _mix(h: Tensor, s: Tensor, alpha: float | Tensor, *, operator: BlendOperator, gate: nn.Module | None, reference: Tensor) -> Tensor:
+def _mix(
+    h: Tensor,
+    s: Tensor,
+    alpha: float | Tensor,
+    *,
+    operator: BlendOperator,
+    gate: Callable[[Tensor], Tensor] | None,
+    reference: Tensor,
+) -> Tensor:
     if operator is BlendOperator.ADD:
         return torch.lerp(h, s, alpha)
     if operator is BlendOperator.MULTIPLY:
@@ -90,6 +109,13 @@ class BlendGate(nn.Module):
         pooled = h.mean((2, 3)) if self.family == "cnn" else h
         gate = torch.sigmoid(self.out(torch.relu(self.hidden(pooled))))
         return gate[:, :, None, None] if self.family == "cnn" else gate
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """What `forward` computes, with the operations and parameters given."""
+        pooled = ops.pool(h) if layers.family == "cnn" else h
+        gate = torch.sigmoid(ops.dense(layers.out, torch.relu(ops.dense(layers.hidden, pooled))))
+        return ops.spread(gate) if layers.family == "cnn" else gate
 
 
 def gate_width(channels: int) -> int:

@@ -1,18 +1,21 @@
-"""The same input under several choices of slots, in one pass: which distinct prefixes exist behind every slot.
+"""The same input under several choices of slots, in one pass, with the configurations stacked along the batch.
 
-Configurations that agree so far share their values, so that the trunk runs once and equal configurations cost nothing.
+`SharedPrefixes` splits the batch slot by slot: configurations that agree so far share their values, so that the trunk
+runs once. `StackedInputs` repeats the input for every distinct configuration, which any host bears. Equal
+configurations cost nothing either way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,6 @@ class Branches:
     def num_prefixes(self) -> int:
         """G."""
         return max(self.rows) + 1
-
-    @staticmethod
-    def trunk(x: Tensor, num_configurations: int) -> Branches:
-        """All configurations on one prefix."""
-        return Branches(x, (0,) * num_configurations)
 
     def along(self, segment: Callable[[Tensor], Tensor]) -> Branches:
         """Run what all configurations share."""
@@ -63,3 +61,82 @@ class Branches:
 
     def _grouped(self) -> Tensor:
         return self.x.view(self.num_prefixes, -1, *self.x.shape[1:])
+
+
+class SharedPrefixes:
+    """Visits of one pass that split the batch where configurations part.
+
+    logits = visits.finish(host.run(visits.start(x), visits.visit))
+
+    Args:
+        configurations: Slots left on in each.
+        slots: By segment, the slots behind it that are heard.
+        run_slot: What a slot makes of a value.
+    """
+
+    def __init__(
+        self, configurations: Sequence[frozenset[int]], slots: Mapping[int, tuple[int, ...]], run_slot: Callable[[int, Tensor], Tensor]
+    ) -> None:
+        self._configurations = configurations
+        self._slots = slots
+        self._run_slot = run_slot
+        self._rows: tuple[int, ...] = (0,) * len(configurations)
+
+    def start(self, x: Tensor) -> Tensor:
+        """What the host is given: the input as it is."""
+        return x
+
+    def visit(self, segment: int, x: Tensor) -> Tensor:
+        """Run the slots behind a segment, each for the configurations that have it on."""
+        for index in self._slots.get(segment, ()):
+            branches = Branches(x, self._rows).split(
+                partial(self._run_slot, index), [index in configuration for configuration in self._configurations]
+            )
+            x, self._rows = branches.x, branches.rows
+        return x
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """Logits of every configuration [C, B, …]."""
+        return Branches(logits, self._rows).expand()
+
+
+class StackedInputs:
+    """Visits of one pass in which every distinct configuration has had its own rows from the input on.
+
+    logits = visits.finish(host.run(visits.start(x), visits.visit))
+
+    Args:
+        configurations: Slots left on in each.
+        slots: By segment, the slots behind it that are heard.
+        run_slot: What a slot makes of a value.
+    """
+
+    def __init__(
+        self, configurations: Sequence[frozenset[int]], slots: Mapping[int, tuple[int, ...]], run_slot: Callable[[int, Tensor], Tensor]
+    ) -> None:
+        heard = frozenset(index for behind in slots.values() for index in behind)
+        chosen = [configuration & heard for configuration in configurations]
+        self._distinct = tuple(dict.fromkeys(chosen))
+        self._rows = tuple(self._distinct.index(configuration) for configuration in chosen)
+        self._slots = slots
+        self._run_slot = run_slot
+
+    def start(self, x: Tensor) -> Tensor:
+        """What the host is given: the input once for every distinct configuration, [G·B, …]."""
+        return x.repeat(len(self._distinct), *(1,) * (x.ndim - 1))
+
+    def visit(self, segment: int, x: Tensor) -> Tensor:
+        """Run the slots behind a segment on the rows of the configurations that have it on."""
+        for index in self._slots.get(segment, ()):
+            on = [group for group, configuration in enumerate(self._distinct) if index in configuration]
+            if len(on) == len(self._distinct):
+                x = self._run_slot(index, x)
+            elif on:
+                grouped = x.view(len(self._distinct), -1, *x.shape[1:])
+                value = self._run_slot(index, grouped[on].flatten(0, 1)).view(len(on), *grouped.shape[1:])
+                x = grouped.index_copy(0, torch.tensor(on, device=x.device), value).flatten(0, 1)
+        return x
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """Logits of every configuration [C, B, …]."""
+        return Branches(logits, self._rows).expand()

@@ -1,4 +1,4 @@
-"""A host that grows: segments, slots and seeds as one module, moved by decisions and by the end of every epoch.
+"""A host that grows: host, slots and seeds as one module, moved by decisions and by the end of every epoch.
 
 What happens when is decided by the pure state machine; this module carries out what it says.
 """
@@ -6,14 +6,14 @@ What happens when is decided by the pure state machine; this module carries out 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from esper.kasmina import lifecycle
 from esper.kasmina.config import chosen_slots, growth_limits
-from esper.kasmina.configurations import Branches
+from esper.kasmina.configurations import SharedPrefixes, StackedInputs
 from esper.kasmina.gradients import read_gradients
 from esper.kasmina.nursery import Nursery
 from esper.kasmina.seed_state import SeedState, SlotStates, record_gradients
@@ -23,9 +23,10 @@ from esper.kasmina.structure import Structure, copy_weights
 from esper.leyline.stages import SeedStage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from esper.kasmina.config import GrowthConfig
+    from esper.kasmina.nursery import Modules
     from esper.leyline.actions import FactoredAction
     from esper.leyline.host import HostProtocol
     from esper.leyline.masks import ActionMasks
@@ -34,8 +35,22 @@ if TYPE_CHECKING:
     from esper.leyline.rng import SeedTree
 
 
+class BlueprintError(RuntimeError):
+    """A blueprint that failed; the cause is chained."""
+
+    def __init__(self, blueprint_id: str, slot_id: str, doing: str, reason: str) -> None:
+        super().__init__(blueprint_id, slot_id, doing, reason)
+        self.blueprint_id = blueprint_id
+        self.slot_id = slot_id
+        self.doing = doing
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"blueprint {self.blueprint_id!r} in slot {self.slot_id} failed while {self.doing}: {self.reason}"
+
+
 class MorphogeneticModel(nn.Module):
-    """A host with a slot behind its segments.
+    """A host with slots.
 
         model.apply(action, val_accuracy=…)          # before an epoch
         loss = criterion(model(x), y); loss.backward()
@@ -66,18 +81,12 @@ class MorphogeneticModel(nn.Module):
         self._states: SlotStates = (None,) * len(self.specs)
         self._epoch = 0
         self._val_accuracy = 0.0
-        self._forward_segment = host.forward_segment
-        self._head = host.head
-        self._path: list[tuple[int, list[tuple[int, Callable[[Tensor], Tensor]]]]] = []
-        self._route()
+        self._run_host = host.run
+        self._computing: dict[int, tuple[int, ...]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the host with its seeds; [B, classes] or [B, T, classes]."""
-        for segment, slots in self._path:
-            x = self._forward_segment(segment, x)
-            for _, slot in slots:
-                x = slot(x)
-        return self._head(x)
+        return self._run_host(x, self._visit)
 
     def forward_configurations(self, x: Tensor, configurations: Sequence[frozenset[int] | tuple[int, ...]]) -> Tensor:
         """Logits under several choices of slots, [C, B, …], as in evaluation mode; nothing is mutated.
@@ -96,26 +105,30 @@ class MorphogeneticModel(nn.Module):
         unknown = set().union(*configurations) - set(range(len(self._slots)))
         if unknown:
             raise IndexError(f"slots {sorted(unknown)} do not exist; the host has {len(self._slots)}")
+        heard = {s: tuple(i for i in slots if not self._slots[i].is_incubating) for s, slots in self._computing.items()}
+        kind: type[SharedPrefixes | StackedInputs] = SharedPrefixes if self.host.shares_prefixes else StackedInputs
+        visits = kind([frozenset(configuration) for configuration in configurations], heard, self._run_slot)
         with evaluating(self):
-            branches = Branches(x, (0,) * len(configurations))
-            for segment, slots in self._path:
-                branches = branches.along(partial(self._forward_segment, segment))
-                for index, slot in slots:
-                    if self._slots[index].is_incubating:
-                        continue
-                    branches = branches.split(slot, [index in configuration for configuration in configurations])
-            return branches.along(self._head).expand()
+            return visits.finish(self._run_host(visits.start(x), visits.visit))
 
     def trace(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits, and the value that every slot hands on, in slot order."""
+        """Logits, and the value that every slot hands on, in slot order.
+
+        Where gradients are on, every value takes part in them, even behind layers that are frozen.
+        """
         values: list[Tensor | None] = [None] * len(self._slots)
-        for segment in range(self.host.num_segments):
-            x = self._forward_segment(segment, x)
+
+        def visit(segment: int, value: Tensor) -> Tensor:
             for index, spec in enumerate(self.specs):
                 if spec.segment == segment:
-                    x = self._slots[index].forward(x)
-                    values[index] = x
-        return self._head(x), tuple(value for value in values if value is not None)
+                    value = self._run_slot(index, value)
+                    if torch.is_grad_enabled() and not value.requires_grad:
+                        value = value.detach().requires_grad_()
+                    values[index] = value
+            return value
+
+        logits = self._run_host(x, visit)
+        return logits, tuple(value for value in values if value is not None)
 
     def apply(self, action: FactoredAction, *, val_accuracy: float) -> tuple[StageTransition, ...]:  # type: ignore[override]
         """Execute one decision; `nn.Module.apply` gives way to it.
@@ -176,10 +189,15 @@ class MorphogeneticModel(nn.Module):
         """Slots whose seed is permanent."""
         return tuple(i for i, seed in enumerate(self._states) if seed is not None and _is_fossil(seed))
 
+    @property
+    def seed_slots(self) -> tuple[SeedSlot, ...]:
+        """The slots, in slot order."""
+        return self._slots
+
     def slot_layers(self) -> tuple[int, ...]:
-        """For every slot, the index into the host's layers of the last one before it."""
+        """For every slot, the index into the host's layers of the last one before it; 0 where none is."""
         segments = [layer.segment for layer in self.host.layer_specs()]
-        return tuple(max(i for i, segment in enumerate(segments) if segment <= spec.segment) for spec in self.specs)
+        return tuple(max((i for i, segment in enumerate(segments) if segment <= spec.segment), default=0) for spec in self.specs)
 
     @property
     def num_host_parameters(self) -> int:
@@ -250,7 +268,7 @@ class MorphogeneticModel(nn.Module):
     def _become(self, states: SlotStates) -> None:
         """Make the modules what the states say; what a new seed needs is built before anything changes."""
         pairs = list(zip(self._slots, states, strict=True))
-        grown = [self._nursery.modules(slot, s, epoch=self._epoch) if s is not None and s.has_module else None for slot, s in pairs]
+        grown = [self._modules_for(slot, state) if state is not None and state.has_module else None for slot, state in pairs]
         self._states = states
         like = next(self._host_module.parameters())
         for (slot, state), modules in zip(pairs, grown, strict=True):
@@ -263,12 +281,32 @@ class MorphogeneticModel(nn.Module):
             slot.follow(state, isolates=self.config.isolate_blending)
         self._route()
 
+    def _modules_for(self, slot: SeedSlot, state: SeedState) -> Modules:
+        try:
+            return self._nursery.modules(slot, state, epoch=self._epoch)
+        except Exception as error:
+            raise BlueprintError(state.blueprint_id, slot.spec.slot_id, "being built", repr(error)) from error
+
+    def _visit(self, segment: int, x: Tensor) -> Tensor:
+        for slot in self._computing.get(segment, ()):
+            x = self._run_slot(slot, x)
+        return x
+
+    def _run_slot(self, index: int, x: Tensor) -> Tensor:
+        try:
+            return self._slots[index].forward(x)
+        except Exception as error:
+            state = self._states[index]
+            assert state is not None
+            raise BlueprintError(
+                state.blueprint_id, self.specs[index].slot_id, f"running on a value {list(x.shape)}", repr(error)
+            ) from error
+
     def _route(self) -> None:
         """Note once which slots a forward pass has to visit."""
-        self._path = [
-            (segment, [(i, slot.forward) for i, slot in enumerate(self._slots) if slot.computes and slot.spec.segment == segment])
-            for segment in range(self.host.num_segments)
-        ]
+        computing = [i for i, slot in enumerate(self._slots) if slot.computes]
+        segments = {self.specs[i].segment for i in computing}
+        self._computing = {s: tuple(i for i in computing if self.specs[i].segment == s) for s in segments}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from esper.leyline.alpha import BlendOperator
 from esper.leyline.stages import SeedStage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from esper.kasmina.blend import BlendGate
     from esper.kasmina.nursery import Modules
     from esper.kasmina.seed_state import SeedState
@@ -21,6 +24,19 @@ INCUBATING_STAGES = frozenset({SeedStage.TRAINING, SeedStage.BLENDING})
 GATE_SUFFIX = ":gate"
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a slot that computes treats its seed, its alpha apart."""
+
+    is_incubating: bool
+    """The seed learns without being heard."""
+    isolates: bool
+    """The seed's input is cut off from the host."""
+    operator: BlendOperator
+    learns: bool
+    """False while a seed is blended out: its parameters stand still."""
+
+
 class SeedSlot(nn.Module):
     """One place in the host. Submodules are named by seed id, so that no two seeds ever share a parameter name."""
 
@@ -29,17 +45,25 @@ class SeedSlot(nn.Module):
         self.spec = spec
         self.computes = False
         """Whether the slot does anything in a forward pass."""
-        self.is_incubating = False
-        """Whether the seed learns without being heard."""
+        self.alpha = 0.0
+        """How far the seed is blended in, 0…1."""
         self._planted: Modules | None = None
-        self._alpha = 0.0
-        self._operator = BlendOperator.ADD
-        self._isolates = False
+        self._manner = Manner(is_incubating=False, isolates=False, operator=BlendOperator.ADD, learns=True)
 
     @property
     def planted(self) -> Modules | None:
         """Id, module and gate of the seed that is here; None where there is none."""
         return self._planted
+
+    @property
+    def manner(self) -> Manner | None:
+        """How the seed is treated; None where the slot does not compute."""
+        return self._manner if self.computes else None
+
+    @property
+    def is_incubating(self) -> bool:
+        """Whether a seed learns here without being heard."""
+        return self.computes and self._manner.is_incubating
 
     @property
     def seed_id(self) -> str | None:
@@ -59,7 +83,7 @@ class SeedSlot(nn.Module):
         for name in list(self._modules):
             del self._modules[name]
         self._planted = None
-        self.computes = self.is_incubating = False
+        self.computes = False
 
     def follow(self, state: SeedState, *, isolates: bool) -> None:
         """Compute as `state` says from now on.
@@ -68,28 +92,50 @@ class SeedSlot(nn.Module):
             state: The state of the seed that is planted here.
             isolates: Whether a blending seed's input is cut off from the host.
         """
-        self._alpha = state.controller.alpha
-        self._operator = state.operator
-        self._isolates = isolates and state.stage is SeedStage.BLENDING
-        self.is_incubating = self._alpha == 0.0 and state.stage in INCUBATING_STAGES
-        self.computes = self.is_incubating or state.is_live
-        if state.withering_for is not None:
+        self.alpha = state.controller.alpha
+        self._manner = Manner(
+            is_incubating=self.alpha == 0.0 and state.stage in INCUBATING_STAGES,
+            isolates=isolates and state.stage is SeedStage.BLENDING,
+            operator=state.operator,
+            learns=state.withering_for is None,
+        )
+        self.computes = self._manner.is_incubating or state.is_live
+        if not self._manner.learns:
             for parameter in self.parameters():
                 parameter.requires_grad_(False)
                 parameter.grad = None
 
     def forward(self, h: Tensor) -> Tensor:
-        """The value that the next segment receives; shape of `h`.
-
-        The seed's input is made contiguous where it is detached: GroupNorm's backward crashes in torch 2.13 (CPU) on a
-        channels_last input without gradient.
-        """
-        if self._planted is None or not self.computes:
+        """The value that the next segment receives; shape of `h`."""
+        if self._planted is None or not self.computes or (self.is_incubating and not self.training):
             return h
         _, seed, gate = self._planted
-        if self.is_incubating:
-            return straight_through(h, seed(h.detach().contiguous())) if self.training else h
-        if self._isolates:
-            source = h.detach().contiguous()
-            return blend(h, seed(source), self._alpha, self._operator, gate, reference=source)
-        return blend(h, seed(h), self._alpha, self._operator, gate)
+        source = seed_input(h, self._manner)
+        return mix_in(h, seed(source), source, gate, alpha=self.alpha, manner=self._manner)
+
+
+def seed_input(h: Tensor, manner: Manner) -> Tensor:
+    """What a seed is given of its host's value.
+
+    It is made contiguous where it is detached: GroupNorm's backward crashes in torch 2.13 (CPU) on a channels_last input
+    without gradient.
+    """
+    return h.detach().contiguous() if manner.is_incubating or manner.isolates else h
+
+
+def mix_in(
+    h: Tensor, s: Tensor, source: Tensor, gate: Callable[[Tensor], Tensor] | None, *, alpha: float | Tensor, manner: Manner
+) -> Tensor:
+    """Mix a seed's value into its host's; for one model, or for members on a leading axis.
+
+    Args:
+        h: Host value.
+        s: Value that the seed made of `source`.
+        source: What the seed was given.
+        gate: Used by GATE alone.
+        alpha: How far the seed is blended in; one number, or one per member that broadcasts over `h`.
+        manner: How the slot treats its seed.
+    """
+    if manner.is_incubating:
+        return straight_through(h, s)
+    return blend(h, s, alpha, manner.operator, gate, reference=source)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -25,7 +25,7 @@ class InjectionSpec:
     positions: int
     """Values a channel has at the slot: H·W, T or 1. Costs in FLOPs scale with it."""
     segment: int
-    """Index of the host segment whose output the slot receives."""
+    """Number of the host segment whose output the slot receives; segments are numbered as they run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,17 @@ class LayerSpec:
     flops: int
     """Multiply-accumulates for one sample."""
     segment: int
+    """Segment that the layer belongs to: it runs before the slot of that segment, and after those of earlier ones."""
 
 
 class HostProtocol(Protocol):
-    """A network cut into segments; slot `i` stands behind the segment its spec names.
+    """A network with places where seeds may grow; slot `i` receives the value of the segment its spec names.
 
-    The forward pass of a grown host is exactly:
+    Where a host is a chain of segments, its forward pass with seeds is:
 
-        for i in range(num_segments):
-            x = host.forward_segment(i, x)
-            for slot in slots_behind[i]:
-                x = slot(x)
-        logits = host.head(x)
+        for segment, part in enumerate(parts):
+            x = visit(segment, part(x))
+        logits = head(x)
     """
 
     @property
@@ -64,8 +63,8 @@ class HostProtocol(Protocol):
         ...
 
     @property
-    def num_segments(self) -> int:
-        """Number of segments before the head."""
+    def shares_prefixes(self) -> bool:
+        """Whether a visit may return more samples than it was given: several configurations stacked along the batch."""
         ...
 
     def injection_specs(self) -> Sequence[InjectionSpec]:
@@ -76,10 +75,12 @@ class HostProtocol(Protocol):
         """Layers in execution order, the head last."""
         ...
 
-    def forward_segment(self, index: int, x: Tensor) -> Tensor:
-        """Run one segment."""
-        ...
+    def run(self, x: Tensor, visit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Logits [B, classes], or [B, T, classes] for per-token tasks.
 
-    def head(self, x: Tensor) -> Tensor:
-        """Map the last segment's output to logits: [B, classes], or [B, T, classes] for per-token tasks."""
+        Args:
+            x: One batch.
+            visit: Called once with every segment that has a slot, in execution order, and with its value; what it
+                returns flows on.
+        """
         ...

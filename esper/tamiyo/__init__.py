@@ -1,9 +1,9 @@
 """The policy: observes a host as a graph, and decides where, when and what to grow."""
 
-try:
-    import torch_geometric  # noqa: F401
-except ImportError as error:
-    raise ImportError("esper.tamiyo needs PyTorch Geometric: pip install 'torch-geometric>=2.8,<3'") from error
+from importlib.util import find_spec
+
+if find_spec("torch_geometric") is None:
+    raise ImportError("esper.tamiyo needs PyTorch Geometric: pip install 'torch-geometric>=2.8,<3'")
 
 from esper.tamiyo.baselines import (
     FixedSchedule,

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torch_geometric.utils import scatter, softmax
 
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, EdgeType
 from esper.tamiyo.config import NUM_LAYERS, TamiyoGNNConfig
@@ -133,6 +132,8 @@ class RelationalLayer(nn.Module):
         return self._combine(x, parts, message)
 
     def _attend(self, table: Tensor, parts: Mapping[tuple[str, str], Tensor], edges: EdgeSet) -> Tensor:
+        from torch_geometric.utils import softmax  # takes a second, and only the process that holds the policy needs it
+
         num_heads = self.num_heads or 1
         query = torch.cat([parts[r.source, f"q/{i}"] for i, r in enumerate(self.relations)])
         key = torch.cat([parts[r.destination, f"k/{i}"] for i, r in enumerate(self.relations)])
@@ -244,6 +245,8 @@ class TamiyoGNN(nn.Module):
 
     def encode(self, graphs: GraphTensors) -> GraphEncoding:
         """Encode graphs that are laid out already."""
+        from torch_geometric.utils import scatter  # see `RelationalLayer`
+
         x = {t: self.encoders[t](rows) for t, rows in graphs.x.items()}
         for layer, edges in zip(self.layers, graphs.edges, strict=True):
             x = layer(x, edges)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 DataKind = Literal["image", "tokens", "vector"]
 Augmentation = Literal["none", "shift", "crop_flip"]
@@ -86,24 +86,45 @@ def augment(x: Num[Tensor, B * shape], kind: Augmentation, generator: torch.Gene
     Raises:
         ValueError: If something other than images should be augmented.
     """
+    index = draw_variation(x.shape, kind, generator)
+    return x if index is None else vary(x, index)
+
+
+def draw_variation(shape: Sequence[int], kind: Augmentation, generator: torch.Generator) -> Tensor | None:
+    """Where each pixel of a batch of images [B, C, H, W] shall come from.
+
+    Returns:
+        [B, H·W] positions in the padded image, on the CPU; None if nothing is to change.
+
+    Raises:
+        ValueError: If something other than images should be augmented.
+    """
     if kind == "none":
-        return x
-    if x.ndim != 4:
-        raise ValueError(f"augmentation {kind!r} is for images [B, C, H, W], got {list(x.shape)}; use 'none'")
-    num, channels, height, width = x.shape
-    rows, row_margin = _shifted(num, height, generator)
-    columns, column_margin = _shifted(num, width, generator)
+        return None
+    if len(shape) != 4:
+        raise ValueError(f"augmentation {kind!r} is for images [B, C, H, W], got {list(shape)}; use 'none'")
+    num, _, height, width = shape
+    rows = _shifted(num, height, generator)
+    columns = _shifted(num, width, generator)
     if kind == "crop_flip":
         mirrored = torch.rand(num, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    padded = functional.pad(x, (column_margin, column_margin, row_margin, row_margin))
-    index = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
-    flat_index = index.to(x.device).view(num, 1, height * width).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, flat_index).view_as(x)
+    return (rows[:, :, None] * (width + 2 * _margin(width)) + columns[:, None, :]).view(num, height * width)
 
 
-def _shifted(num: int, size: int, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Indices [num, size] of windows into an axis padded by the margin that is returned with them."""
-    margin = max(1, round(size * SHIFT_FRAC))
-    start = torch.randint(0, 2 * margin + 1, (num, 1), generator=generator)
-    return start + torch.arange(size), margin
+def vary(x: Tensor, index: Tensor) -> Tensor:
+    """Move the pixels of images [B, C, H, W] as `draw_variation` says."""
+    num, channels, height, width = x.shape
+    padded = functional.pad(x, (_margin(width), _margin(width), _margin(height), _margin(height)))
+    source = index.to(x.device).view(num, 1, height * width).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, source).view_as(x)
+
+
+def _margin(size: int) -> int:
+    return max(1, round(size * SHIFT_FRAC))
+
+
+def _shifted(num: int, size: int, generator: torch.Generator) -> Tensor:
+    """Indices [num, size] of windows into an axis that is padded on both sides."""
+    start = torch.randint(0, 2 * _margin(size) + 1, (num, 1), generator=generator)
+    return start + torch.arange(size)

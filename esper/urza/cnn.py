@@ -6,6 +6,8 @@ that a host of one channel gets a working blueprint too.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,11 @@ from esper.urza.cost import Cost, dense_cost, depthwise_cost, norm_cost, scaling
 from esper.urza.init import silenced
 from esper.urza.mlp import hidden_width, low_rank
 from esper.urza.norm import GroupNorm
+from esper.urza.plain import PLAIN
 from esper.urza.shapes import Planes  # noqa: TC001
+
+if TYPE_CHECKING:
+    from esper.leyline.layer_ops import LayerOps
 
 REDUCTION = 4
 """Channels a hidden unit stands for in blueprints that squeeze before they compute."""
@@ -37,8 +43,12 @@ class Norm(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        delta: Tensor = torch.tanh(self.scale) * self.norm(h)
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + torch.tanh(ops.scalar(layers.scale)) * ops.norm(layers.norm, h)
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -61,8 +71,13 @@ class ChannelAttention(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        factors = torch.tanh(self.excite(nn.functional.silu(self.squeeze(h.mean(dim=(2, 3))))))
-        return h + h * factors[:, :, None, None]
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        hidden = nn.functional.silu(ops.dense(layers.squeeze, ops.pool(h)))
+        return h + h * ops.spread(torch.tanh(ops.dense(layers.excite, hidden)))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -86,11 +101,13 @@ class SpatialAttention(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        B, _, H, W = h.shape
-        y = torch.linspace(-1.0, 1.0, H, device=h.device, dtype=h.dtype).view(1, 1, H, 1).expand(B, 1, H, W)
-        x = torch.linspace(-1.0, 1.0, W, device=h.device, dtype=h.dtype).expand(B, 1, H, W)
-        change = torch.tanh(self.weigh(torch.relu(self.look(torch.cat((h, x, y), dim=1)))))
-        return h + h * (SPATIAL_REACH * change)
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        hidden = torch.relu(ops.conv(layers.look, ops.with_coordinates(h)))
+        return h + h * (SPATIAL_REACH * torch.tanh(ops.conv(layers.weigh, hidden)))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -111,8 +128,12 @@ class Depthwise(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        delta: Tensor = self.pointwise(torch.relu(self.norm(self.spatial(h))))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.conv(layers.pointwise, torch.relu(ops.norm(layers.norm, ops.conv(layers.spatial, h))))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -136,8 +157,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        delta: Tensor = self.widen(torch.relu(self.spatial(self.squeeze(h))))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.conv(layers.widen, torch.relu(ops.conv(layers.spatial, ops.conv(layers.squeeze, h))))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -158,8 +183,12 @@ class ConvSmall(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        delta: Tensor = self.fall(torch.relu(self.rise(h)))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.conv(layers.fall, torch.relu(ops.conv(layers.rise, h)))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -182,8 +211,12 @@ class ConvLight(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        delta: Tensor = self.mix(torch.relu(self.spatial(h)))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.conv(layers.mix, torch.relu(ops.conv(layers.spatial, h)))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -203,8 +236,12 @@ class ConvHeavy(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        delta: Tensor = self.fall(torch.relu(self.rise(h)))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.conv(layers.fall, torch.relu(ops.conv(layers.rise, h)))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -224,8 +261,12 @@ class LowRank(nn.Module):
 
     def forward(self, h: Planes) -> Planes:
         """Compute the seed value."""
-        delta: Tensor = self.up(self.down(h))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.conv(layers.up, ops.conv(layers.down, h))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:

@@ -5,13 +5,19 @@ Each module maps h [*B, C] to the seed value s = h + delta(h), with delta(h) = 0
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 
 from esper.urza.cost import Cost, dense_cost, norm_cost, scaling_cost
 from esper.urza.init import silenced
 from esper.urza.norm import LayerNorm
+from esper.urza.plain import PLAIN
 from esper.urza.shapes import Rows  # noqa: TC001
+
+if TYPE_CHECKING:
+    from esper.leyline.layer_ops import LayerOps
 
 
 def hidden_width(channels: int, expansion: int) -> int:
@@ -29,8 +35,12 @@ class Norm(nn.Module):
 
     def forward(self, h: Rows) -> Rows:
         """Compute the seed value."""
-        delta: Tensor = torch.tanh(self.scale) * self.norm(h)
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + torch.tanh(ops.scalar(layers.scale)) * ops.norm(layers.norm, h)
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -52,8 +62,12 @@ class LowRank(nn.Module):
 
     def forward(self, h: Rows) -> Rows:
         """Compute the seed value."""
-        delta: Tensor = self.up(self.down(h))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.dense(layers.up, ops.dense(layers.down, h))
 
     @staticmethod
     def cost(channels: int, positions: int, *, max_rank: int = 8, divisor: int = 8) -> Cost:
@@ -78,8 +92,12 @@ class Perceptron(nn.Module):
 
     def forward(self, h: Rows) -> Rows:
         """Compute the seed value."""
-        delta: Tensor = self.fall(nn.functional.gelu(self.rise(h)))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.dense(layers.fall, nn.functional.gelu(ops.dense(layers.rise, h)))
 
     @staticmethod
     def cost(channels: int, positions: int, *, expansion: int) -> Cost:

@@ -6,13 +6,19 @@ Branches normalise what they read (pre-norm, Xiong et al. 2020), because a resid
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor, nn
 
 from esper.urza.cost import Cost, attention_cost, dense_cost, depthwise_cost, norm_cost
 from esper.urza.init import silenced
 from esper.urza.mlp import hidden_width
 from esper.urza.norm import LayerNorm
+from esper.urza.plain import PLAIN
 from esper.urza.shapes import Tokens  # noqa: TC001
+
+if TYPE_CHECKING:
+    from esper.leyline.layer_ops import LayerOps
 
 CAUSAL_TAPS = 4
 """Positions the causal convolution sees: t, t−1, t−2 and t−3."""
@@ -35,12 +41,13 @@ class Attention(nn.Module):
 
     def forward(self, h: Tokens) -> Tokens:
         """Compute the seed value."""
-        B, T, C = h.shape
-        packed = self.query_key_value(self.norm(h)).view(B, T, 3, self.num_heads, C // self.num_heads)
-        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        delta: Tensor = self.out(mixed.transpose(1, 2).reshape(B, T, C))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        packed = ops.dense(layers.query_key_value, ops.norm(layers.norm, h))
+        return h + ops.dense(layers.out, ops.attend(packed, layers.num_heads))
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:
@@ -61,8 +68,12 @@ class FeedForward(nn.Module):
 
     def forward(self, h: Tokens) -> Tokens:
         """Compute the seed value."""
-        delta: Tensor = self.fall(nn.functional.gelu(self.rise(self.norm(h))))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        return h + ops.dense(layers.fall, nn.functional.gelu(ops.dense(layers.rise, ops.norm(layers.norm, h))))
 
     @staticmethod
     def cost(channels: int, positions: int, *, expansion: int) -> Cost:
@@ -82,9 +93,13 @@ class CausalConv(nn.Module):
 
     def forward(self, h: Tokens) -> Tokens:
         """Compute the seed value."""
-        past = nn.functional.pad(self.norm(h).transpose(1, 2), (CAUSAL_TAPS - 1, 0))
-        delta: Tensor = self.pointwise(nn.functional.silu(self.over_time(past)).transpose(1, 2))
-        return h + delta
+        return self.value(PLAIN, self, h)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        """The seed value, for one model or for many."""
+        past = nn.functional.silu(ops.causal_conv(layers.over_time, ops.norm(layers.norm, h)))
+        return h + ops.dense(layers.pointwise, past)
 
     @staticmethod
     def cost(channels: int, positions: int) -> Cost:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks import bench_env_step, bench_policy
+from benchmarks import bench_env_step, bench_memory, bench_policy
 from benchmarks.graphs import host_graph, repeated, with_edges
 from benchmarks.measure import figure
 from benchmarks.workloads import make_workload
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SMALL = ("task.num_train=64", "task.num_val=32", "task.num_test=32", "task.max_epochs=2")
 
 
-def check(result: dict[str, Any], path: Path, names: set[str]) -> None:
+def check(result: dict[str, Any], path: Path, names: set[str], *, is_positive: bool = True) -> None:
     assert json.loads(path.read_text()) == result
     assert set(result["figures"]) == names
     assert result["machine"]["threads"] == 1
@@ -28,7 +28,7 @@ def check(result: dict[str, Any], path: Path, names: set[str]) -> None:
     for name, measured in result["figures"].items():
         assert measured["repeats"] == len(measured["values"]) == len(measured["reference"]["values"]), name
         for number in (measured["median"], measured["reference"]["median"], measured["ratio"]):
-            assert math.isfinite(number) and number > 0, name
+            assert math.isfinite(number) and (number > 0 or not is_positive), name
 
 
 @pytest.mark.parametrize("preset", ["reference", "image-mix"])
@@ -62,6 +62,27 @@ def test_start_benchmark_times_a_process(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     result = bench_env_step.main(["--repeats", "1", "--only", "P11", "--json", str(path)])
     check(result, path, {"P11"})
+    measured = result["figures"]["P11"]
+    assert sum(measured["phases"].values()) == pytest.approx(measured["median"])
+    assert set(measured["loaded"]) & {"ray", "matplotlib", "wandb"} == set()
+
+
+def test_memory_benchmark_compares_trials_with_their_data(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    result = bench_memory.main(["--repeats", "1", "--presets", "digits", "--trials", "1", "2", "--json", str(path), *SMALL])
+    names = {"P12_digits", "P12_digits_per_trial"}
+    check(result, path, names, is_positive=False)
+    whole, per_trial = (result["figures"][name] for name in sorted(names))
+    assert whole["ratio"] > 1
+    assert set(whole["uss_mb_by_trials"]) == {"1", "2"}
+    assert per_trial["reference"]["median"] == pytest.approx(128 * (64 * 4 + 8) / 1e6)
+    assert set(whole["loaded"]) & {"torch_geometric", "duckdb", "matplotlib", "ray", "wandb"} == set()
+
+
+def test_memory_benchmark_refuses_a_slope_through_one_point(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench_memory.main(["--trials", "4"])
+    assert "--trials" in capsys.readouterr().err
 
 
 def test_policy_benchmark_reports_inference_and_update(tmp_path: Path) -> None:

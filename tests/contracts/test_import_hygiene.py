@@ -10,15 +10,20 @@ import sys
 import pytest
 
 FORBIDDEN = {
+    "esper": ("torch", "ray", "duckdb", "wandb", "torch_geometric", "textual", "pandas", "matplotlib"),
     "esper.leyline": ("torch", "ray", "duckdb", "wandb", "torch_geometric", "textual", "pandas", "matplotlib"),
     "esper.leyline.telemetry": ("torch", "ray", "duckdb", "wandb", "torch_geometric", "textual", "pandas", "matplotlib"),
     "esper.simic": ("ray", "duckdb", "textual", "wandb", "torch_geometric"),
     "esper.urza": ("ray", "duckdb", "textual", "wandb", "torch_geometric"),
     "esper.kasmina": ("ray", "duckdb", "textual", "wandb", "torch_geometric"),
     "esper.tolaria": ("ray", "duckdb", "textual", "wandb", "torch_geometric"),
-    "esper.tamiyo": ("ray", "duckdb", "textual", "wandb"),
+    "esper.tamiyo": ("ray", "duckdb", "textual", "wandb", "torch_geometric", "torch._dynamo"),
     "esper.nissa": ("ray", "wandb", "torch_geometric", "textual"),
-    "esper.karn": ("ray", "wandb", "torch_geometric", "textual"),
+    "esper.karn": ("ray", "wandb", "torch_geometric", "textual", "matplotlib"),
+    "esper.karn.report": ("ray", "wandb", "torch", "torch_geometric", "matplotlib"),
+    "esper.distributed.build": ("ray", "duckdb", "wandb", "torch_geometric", "torch._dynamo", "matplotlib", "sklearn", "pandas"),
+    "esper.distributed.runtime": ("ray", "duckdb", "wandb", "torch_geometric", "torch._dynamo", "matplotlib", "sklearn", "pandas"),
+    "esper.cli.commands": ("ray", "wandb", "torch_geometric", "torch._dynamo", "matplotlib", "sklearn", "pandas"),
     "esper.cli": ("ray", "duckdb", "wandb", "torch_geometric", "textual"),
 }
 

@@ -11,6 +11,7 @@ import pytest
 
 import esper
 from esper.kasmina.lifecycle import IllegalActionError
+from esper.kasmina.model import BlueprintError
 from esper.kasmina.surgery import GrowthError
 from esper.leyline.actions import FactoredAction, LifecycleOp
 
@@ -27,6 +28,7 @@ def errors_of_the_package() -> list[type[Exception]]:
 
 
 ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
+    BlueprintError: ("norm", "r0c1", "being built", "OSError('no such file')"),
     GrowthError: (("host.weight",), ("seed.weight", "seed.bias")),
     IllegalActionError: (FactoredAction(op=LifecycleOp.PRUNE, slot=1), "slot 1 is empty"),
 }

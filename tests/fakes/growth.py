@@ -16,7 +16,9 @@ from esper.leyline.rng import SeedTree
 from tests.fakes.catalogue import PLACES, FakeCatalogue
 
 if TYPE_CHECKING:
-    from esper.leyline.host import HostFamily
+    from collections.abc import Callable
+
+    from esper.leyline.host import HostFamily, HostProtocol
 
 BLUEPRINT: dict[HostFamily, str] = {"cnn": "conv", "transformer": "linear", "mlp": "linear"}
 EAGER: dict[str, Any] = {
@@ -35,8 +37,9 @@ class NormedHost(CNNHost):
         super().__init__(CNNHostConfig(image_size=8, num_classes=5))
         self.norm = nn.BatchNorm2d(8)
 
-    def head(self, x: Tensor) -> Tensor:
-        return super().head(self.norm(x))
+    def run(self, x: Tensor, visit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        last = len(self.stages) - 1
+        return super().run(x, lambda segment, value: self.norm(visit(segment, value)) if segment == last else visit(segment, value))
 
 
 def make_host(family: HostFamily) -> CNNHost | TransformerHost | MLPHost:
@@ -50,6 +53,17 @@ def make_host(family: HostFamily) -> CNNHost | TransformerHost | MLPHost:
 
 def make_model(family: HostFamily = "cnn", **config: Any) -> MorphogeneticModel:
     return MorphogeneticModel(make_host(family), FakeCatalogue(), GrowthConfig(**{**EAGER, **config}), SeedTree(7))
+
+
+def run_plain(host: HostProtocol, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+    """Logits of a host without seeds, and the value of every segment."""
+    values: dict[int, Tensor] = {}
+
+    def note(segment: int, value: Tensor) -> Tensor:
+        values[segment] = value
+        return value
+
+    return host.run(x, note), values
 
 
 def make_batch(family: HostFamily = "cnn", batch: int = 6) -> tuple[Tensor, Tensor]:

@@ -1,27 +1,44 @@
 from __future__ import annotations
 
 from itertools import chain, combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from esper.kasmina.config import GrowthConfig
+from esper.kasmina.hosts import CNNHost, CNNHostConfig
 from esper.kasmina.model import MorphogeneticModel
 from esper.leyline.actions import BlendStyle
 from esper.leyline.rng import SeedTree
 from tests.fakes.catalogue import FakeCatalogue
-from tests.fakes.growth import EAGER, NormedHost, begin_blending, begin_training, fossilize, make_batch, make_host, make_model
+from tests.fakes.growth import EAGER, NormedHost, begin_blending, begin_training, fossilize, make_batch, make_host, make_model, run_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from esper.leyline.host import HostFamily
 
 ALL = tuple(chain.from_iterable(combinations(range(3), n) for n in range(4)))
 
 
-def grown(family: HostFamily = "cnn") -> MorphogeneticModel:
-    model = make_model(family)
+class UnsharedHost(CNNHost):
+    """A host that wants as many samples behind every slot as at its input."""
+
+    shares_prefixes = False
+
+    def run(self, x: Tensor, visit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        def checked(segment: int, value: Tensor) -> Tensor:
+            visited = visit(segment, value)
+            assert len(visited) == len(value) == len(x)
+            return visited
+
+        return super().run(x, checked)
+
+
+def grown(family: HostFamily = "cnn", model: MorphogeneticModel | None = None) -> MorphogeneticModel:
+    model = model or make_model(family)
     fossilize(model, 0)
     begin_blending(model, 1, ticks=2, style=BlendStyle.LINEAR_MULTIPLY)
     begin_blending(model, 2, style=BlendStyle.GATED_GATE)
@@ -30,11 +47,11 @@ def grown(family: HostFamily = "cnn") -> MorphogeneticModel:
 
 def one_by_one(model: MorphogeneticModel, x: Tensor, slots: tuple[int, ...]) -> Tensor:
     """The network with the other slots' modules left out, written down plainly."""
-    for segment in range(model.host.num_segments):
-        x = model.host.forward_segment(segment, x)
-        if segment in slots:
-            x = model.slots[segment](x)
-    return model.host.head(x)
+
+    def visit(segment: int, value: Tensor) -> Tensor:
+        return cast("Tensor", model.slots[segment](value)) if segment in slots else value
+
+    return model.host.run(x, visit)
 
 
 @pytest.mark.parametrize("family", ["cnn", "transformer", "mlp"])
@@ -54,6 +71,15 @@ def test_order_and_repetition_do_not_matter(order: tuple[tuple[int, ...], ...]) 
     x, _ = make_batch()
     for configuration, found in zip(order, model.forward_configurations(x, [frozenset(c) for c in order]), strict=True):
         torch.testing.assert_close(found, one_by_one(model, x, configuration))
+
+
+def test_a_host_whose_prefixes_cannot_be_shared_gives_the_same_answers() -> None:
+    host = UnsharedHost(CNNHostConfig(image_size=8, num_classes=5))
+    model = grown(model=MorphogeneticModel(host, FakeCatalogue(), GrowthConfig(**EAGER), SeedTree(7)))
+    x, _ = make_batch()
+    for order in (ALL, ((1,), (0, 1), (1,), ()), ((0, 1, 2),)):
+        for configuration, found in zip(order, model.forward_configurations(x, order), strict=True):
+            torch.testing.assert_close(found, one_by_one(model, x, configuration))
 
 
 def test_seeds_that_are_not_heard_change_nothing() -> None:
@@ -96,6 +122,6 @@ def test_trace_hands_out_the_value_behind_every_slot() -> None:
     logits, values = model.trace(x)
     assert torch.equal(logits, model(x))
     assert [value.shape[1] for value in values] == [spec.channels for spec in model.specs]
-    assert torch.equal(model.host.head(values[-1]), logits)
-    untouched, plain = make_host("cnn"), make_model()
-    assert torch.equal(plain.trace(x)[1][0], untouched.forward_segment(0, x))
+    follow = dict(enumerate(values))
+    assert torch.equal(model.host.run(x, lambda segment, _: follow[segment]), logits)
+    assert torch.equal(make_model().trace(x)[1][0], run_plain(make_host("cnn"), x)[1][0])

@@ -12,7 +12,7 @@ from esper.kasmina.hosts import TransformerHost, TransformerHostConfig
 from esper.kasmina.model import MorphogeneticModel
 from esper.leyline.rng import SeedTree
 from tests.fakes.catalogue import FakeCatalogue
-from tests.fakes.growth import EAGER, NormedHost, backward, begin_training, fossilize, make_batch, make_model
+from tests.fakes.growth import EAGER, NormedHost, backward, begin_training, fossilize, make_batch, make_model, run_plain
 
 if TYPE_CHECKING:
     from esper.leyline.host import HostFamily
@@ -35,7 +35,7 @@ def test_every_slot_and_layer_is_measured_before_training(family: HostFamily) ->
 def test_slot_statistics_have_their_stated_values() -> None:
     model = make_model("cnn")
     x, y = make_batch("cnn")
-    value = model.host.forward_segment(0, x).detach()
+    value = run_plain(model.host, x)[1][0].detach()
     slot = probe(model, x, y).slots[0]
     assert slot.activation_mean == pytest.approx(float(value.mean()), rel=1e-5)
     assert slot.activation_std == pytest.approx(float(value.transpose(0, 1).flatten(1).std(1, correction=0).mean()), rel=1e-5)
@@ -45,9 +45,9 @@ def test_slot_statistics_have_their_stated_values() -> None:
 def test_the_slot_gradient_predicts_what_a_change_there_does() -> None:
     model = make_model("mlp").eval()
     x, y = make_batch("mlp")
-    value = model.host.forward_segment(0, x).detach().requires_grad_()
-    rest = model.host.forward_segment(2, model.host.forward_segment(1, value))
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model.host.head(rest), y), value)
+    value = run_plain(model.host, x)[1][0].detach().requires_grad_()
+    logits = model.host.run(x, lambda segment, found: value if segment == 0 else found)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y), value)
     assert probe(model, x, y).slots[0].gradient_norm == pytest.approx(float(gradient.norm()) / gradient.numel() ** 0.5, rel=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_layer_gradients_are_those_of_the_loss() -> None:
 def test_saturation_is_the_share_of_zeros() -> None:
     model = make_model("cnn")
     x, y = make_batch("cnn")
-    value = model.host.forward_segment(0, x)
+    value = run_plain(model.host, x)[1][0]
     assert probe(model, x, y).layers[0].saturation_rate == pytest.approx(float((value == 0).float().mean()))
 
 

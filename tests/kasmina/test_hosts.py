@@ -9,7 +9,7 @@ from torch import nn
 
 from esper.kasmina.hosts import CNNHost, CNNHostConfig, TransformerHost, TransformerHostConfig
 from esper.leyline.load import ConfigError
-from tests.fakes.growth import backward, make_batch, make_host, make_model
+from tests.fakes.growth import backward, make_batch, make_host, make_model, run_plain
 
 if TYPE_CHECKING:
     from esper.leyline.host import HostFamily, HostProtocol
@@ -35,13 +35,13 @@ def test_slots_describe_the_values_they_receive(family: HostFamily) -> None:
     x, _ = make_batch(family)
     specs = {spec.segment: spec for spec in host.injection_specs()}
     assert [spec.slot_id for spec in host.injection_specs()] == [f"r0c{i}" for i in range(len(specs))]
-    for segment in range(host.num_segments):
-        x = host.forward_segment(segment, x)
-        spec = specs[segment]
+    logits, values = run_plain(host, x)
+    assert list(values) == sorted(specs)
+    for segment, value in values.items():
         channel_axis = 1 if family == "cnn" else -1
-        assert x.shape[channel_axis] == spec.channels
-        assert x[0].numel() == spec.channels * spec.positions
-    assert host.head(x).shape == (len(x), 5)
+        assert value.shape[channel_axis] == specs[segment].channels
+        assert value[0].numel() == specs[segment].channels * specs[segment].positions
+    assert logits.shape == (len(x), 5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,7 +53,7 @@ def test_layers_account_for_every_parameter(family: HostFamily) -> None:
         assert num_parameters(host.get_submodule(layer.layer_id)) == layer.num_parameters
     segments = [layer.segment for layer in layers]
     assert segments == sorted(segments)
-    assert segments[-1] == host.num_segments
+    assert segments[-1] == 1 + max(spec.segment for spec in host.injection_specs())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,7 +81,7 @@ def test_an_attenuated_stage_drowns_its_signal_in_a_constant() -> None:
     plain = CNNHost(CNNHostConfig(activation="identity"))
     drowned = CNNHost(CNNHostConfig(activation="identity", attenuated_stage=0, attenuation=0.1, offset=3.0))
     drowned.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(drowned.forward_segment(0, x), 0.1 * plain.forward_segment(0, x) + 3.0)
+    torch.testing.assert_close(run_plain(drowned, x)[1][0], 0.1 * run_plain(plain, x)[1][0] + 3.0)
 
 
 def test_an_identity_host_is_linear_in_its_input() -> None:
@@ -89,14 +89,10 @@ def test_an_identity_host_is_linear_in_its_input() -> None:
     linear = CNNHost(CNNHostConfig(num_classes=5, activation="identity"))
     x, _ = make_batch("cnn")
 
-    def run(net: HostProtocol, value: torch.Tensor) -> torch.Tensor:
-        for segment in range(net.num_segments):
-            value = net.forward_segment(segment, value)
-        return net.head(value)
-
     @torch.no_grad()
     def bend(net: HostProtocol) -> float:
-        return float((run(net, x) + run(net, -x) - 2 * run(net, 0 * x)).abs().max())
+        forth, back, middle = (run_plain(net, value)[0] for value in (x, -x, 0 * x))
+        return float((forth + back - 2 * middle).abs().max())
 
     assert bend(linear) < 1e-5
     assert bend(host) > 1e-4
@@ -111,10 +107,7 @@ def test_a_transformer_reads_tokens_causally(attention: bool, mlp: bool) -> None
     changed[:, 4:] = (changed[:, 4:] + 1) % 11
 
     def run(tokens: torch.Tensor) -> torch.Tensor:
-        value = tokens
-        for segment in range(model.num_segments):
-            value = model.forward_segment(segment, value)
-        return model.head(value)
+        return run_plain(model, tokens)[0]
 
     assert run(x).shape == (6, 6, 5)
     torch.testing.assert_close(run(x)[:, :4], run(changed)[:, :4])

@@ -29,6 +29,7 @@ from tests.fakes.growth import (
     make_host,
     make_model,
     randomise,
+    run_plain,
 )
 
 if TYPE_CHECKING:
@@ -47,10 +48,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_a_model_without_seeds_is_its_host(family: HostFamily) -> None:
     model = make_model(family)
     x, _ = make_batch(family)
-    value = x
-    for segment in range(model.host.num_segments):
-        value = model.host.forward_segment(segment, value)
-    assert torch.equal(model(x), model.host.head(value))
+    assert torch.equal(model(x), run_plain(model.host, x)[0])
 
 
 def test_refused_actions_leave_the_model_alone() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from esper.kasmina.config import GrowthConfig
-from esper.kasmina.model import MorphogeneticModel
+from esper.kasmina.model import BlueprintError, MorphogeneticModel
 from esper.kasmina.surgery import GrowthError, GrowthTransaction
 from esper.leyline.actions import BlendStyle, FactoredAction, LifecycleOp
 from esper.leyline.rng import SeedTree
@@ -180,7 +180,7 @@ def test_a_seed_that_cannot_be_built_leaves_no_trace() -> None:
 
     model = MorphogeneticModel(make_host("cnn"), Broken(), GrowthConfig(**EAGER), SeedTree(0))
     optimizer = AdamW(model.parameters())
-    with pytest.raises(OSError, match="blueprint"), GrowthTransaction(model, optimizer):
+    with pytest.raises(BlueprintError, match=r"'conv' in slot r0c0 .*no such blueprint file"), GrowthTransaction(model, optimizer):
         model.apply(germinate(0), val_accuracy=0.0)
     assert model.seed_reports() == (None, None, None)
     assert len(held(optimizer)) == len(list(model.parameters()))

@@ -23,6 +23,8 @@ from tests.fakes.growth import NormedHost, begin_blending, begin_holding, fossil
 from tests.tolaria.trials import CATALOGUE, CONTEXT, LIVELY, TASK, act, are_equal, weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from esper.leyline.host import HostProtocol
 
 PLAN = TrainingPlan(max_epochs=8, batch_size=32, learning_rate=0.015)
@@ -34,8 +36,8 @@ class DroppingHost(CNNHost):
     def __init__(self) -> None:
         super().__init__(CNNHostConfig(image_size=8, num_classes=5))
 
-    def head(self, x: Tensor) -> Tensor:
-        return super().head(nn.functional.dropout(x, 0.3, training=self.training))
+    def run(self, x: Tensor, visit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        return super().run(x, lambda segment, value: nn.functional.dropout(visit(segment, value), 0.3, training=self.training))
 
 
 def make_engine(seed: int = 0, *, plan: TrainingPlan = PLAN, **config: Any) -> SequentialEngine:

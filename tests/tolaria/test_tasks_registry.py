@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from esper.kasmina.config import GrowthConfig
 from esper.leyline.load import ConfigError, load
@@ -15,6 +16,7 @@ from esper.tolaria.tasks import Context, Split, contexts, find_preset, make_epis
 
 if TYPE_CHECKING:
     from esper.tolaria.data import Dataset
+    from esper.tolaria.tasks import Episode
 
 BUILT_IN = ("smoke", "image-mix", "recall-compose", "digits-mlp")
 PARTS = ("train", "val", "test")
@@ -22,6 +24,11 @@ PARTS = ("train", "val", "test")
 
 def _tensors(dataset: Dataset) -> list[torch.Tensor]:
     return [getattr(dataset, f"{part}_{axis}") for part in PARTS for axis in "xy"]
+
+
+def _weights(episode: Episode) -> list[nn.Parameter]:
+    assert isinstance(episode.host, nn.Module)
+    return list(episode.host.parameters())
 
 
 def _small(preset: str, **settings: object) -> TaskConfig:
@@ -33,7 +40,7 @@ def test_equal_seeds_give_equal_episodes(preset: str) -> None:
     first, again, other = (make_episode(_small(preset), "train", SeedTree(7).child("env", i)) for i in (0, 0, 1))
     assert first.context == again.context
     assert all(torch.equal(a, b) for a, b in zip(_tensors(first.dataset), _tensors(again.dataset), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(first.host.parameters(), again.host.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(_weights(first), _weights(again), strict=True))
     assert not torch.equal(first.dataset.train_y, other.dataset.train_y)
 
 
@@ -47,7 +54,7 @@ def test_training_and_evaluation_share_no_randomness() -> None:
     context = parse_context("texture/linear@1")
     train, evaluation = (make_episode(_small("image-mix"), split, SeedTree(3), context) for split in ("train", "eval"))
     assert not torch.equal(train.dataset.train_x, evaluation.dataset.train_x)
-    assert not any(torch.equal(a, b) for a, b in zip(train.host.parameters(), evaluation.host.parameters(), strict=True) if a.any())
+    assert not any(torch.equal(a, b) for a, b in zip(_weights(train), _weights(evaluation), strict=True) if a.any())
 
 
 @pytest.mark.parametrize("preset", BUILT_IN)
@@ -57,10 +64,7 @@ def test_every_context_gives_a_host_that_fits_its_data(preset: str) -> None:
     for context in every:
         episode = make_episode(config, "eval", SeedTree(1), context)
         x = episode.dataset.val_x
-        host = episode.host
-        for segment in range(host.num_segments):
-            x = host.forward_segment(segment, x)
-        assert host.head(x).shape == (40, episode.dataset.num_classes)
+        assert episode.host.run(x, lambda _, value: value).shape == (40, episode.dataset.num_classes)
         assert [len(t) for t in _tensors(episode.dataset)] == [60, 60, 40, 40, 50, 50]
 
 

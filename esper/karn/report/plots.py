@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from esper.karn.queries import learning_curve, outcomes
 
@@ -40,6 +38,9 @@ def plot_run(store: Store, comparison: Sequence[PolicyRow] | None, path: Path) -
     Returns:
         `path`.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes long, and a run draws only when it has ended
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.05, 1))

@@ -13,7 +13,7 @@ from esper.leyline.host import HostFamily, InjectionSpec, LayerSpec
 from esper.leyline.load import ConfigError, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,9 @@ class CNNHost(nn.Module):
         return "cnn"
 
     @property
-    def num_segments(self) -> int:
-        """One per stage."""
-        return len(self._segments)
+    def shares_prefixes(self) -> bool:
+        """Samples do not know of one another, and nothing bypasses a slot."""
+        return True
 
     def injection_specs(self) -> Sequence[InjectionSpec]:
         """One slot behind every stage."""
@@ -126,15 +126,12 @@ class CNNHost(nn.Module):
             for i, width in enumerate(config.widths)
         ]
         width, classes = config.widths[-1], config.num_classes
-        head = LayerSpec("classifier", "linear", None, width, classes, 0.0, classes * (width + 1), classes * width, self.num_segments)
+        head = LayerSpec("classifier", "linear", None, width, classes, 0.0, classes * (width + 1), classes * width, len(self._segments))
         return (*layers, head)
 
-    def forward_segment(self, index: int, x: Tensor) -> Tensor:
-        """Run one stage."""
-        value: Tensor = self._segments[index](x)
-        return value
-
-    def head(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] → logits [B, classes]."""
+    def run(self, x: Tensor, visit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """[B, C, H, W] images → logits [B, classes]; every stage is visited."""
+        for segment, stage in enumerate(self._segments):
+            x = visit(segment, stage(x))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits

@@ -12,7 +12,7 @@ from esper.leyline.host import HostFamily, InjectionSpec, LayerSpec
 from esper.leyline.load import ConfigError, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class MLPHost(nn.Module):
         return "mlp"
 
     @property
-    def num_segments(self) -> int:
-        """One per hidden layer."""
-        return len(self._segments)
+    def shares_prefixes(self) -> bool:
+        """Samples do not know of one another, and nothing bypasses a slot."""
+        return True
 
     def injection_specs(self) -> Sequence[InjectionSpec]:
         """One slot behind every hidden layer."""
@@ -62,7 +62,7 @@ class MLPHost(nn.Module):
     def layer_specs(self) -> Sequence[LayerSpec]:
         """Hidden layers, then the head; a layer's id is the path of its submodule."""
         shape = (self.config.in_features, *self.config.widths, self.config.num_classes)
-        names = [*(f"layers.{i}" for i in range(self.num_segments)), "classifier"]
+        names = [*(f"layers.{i}" for i in range(len(self._segments))), "classifier"]
         return tuple(
             LayerSpec(
                 layer_id=name,
@@ -78,13 +78,11 @@ class MLPHost(nn.Module):
             for i, name in enumerate(names)
         )
 
-    def forward_segment(self, index: int, x: Tensor) -> Tensor:
-        """Run one hidden layer; the first flattens its input."""
-        value: Tensor = self._segments[index](x if index else x.flatten(1))
-        return value
-
-    def head(self, x: Tensor) -> Tensor:
-        """[B, C] → logits [B, classes]."""
+    def run(self, x: Tensor, visit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Samples of any shape, [B, …] → logits [B, classes]; every hidden layer is visited."""
+        x = x.flatten(1)
+        for segment, layer in enumerate(self._segments):
+            x = visit(segment, layer(x))
         logits: Tensor = self.classifier(x)
         return logits
 

@@ -13,7 +13,7 @@ from esper.leyline.host import HostFamily, InjectionSpec, LayerSpec
 from esper.leyline.load import ConfigError, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +124,14 @@ class TransformerHost(nn.Module):
         return "transformer"
 
     @property
-    def num_segments(self) -> int:
-        """The embedding and every block."""
-        return len(self._segments)
+    def shares_prefixes(self) -> bool:
+        """Samples do not know of one another, and nothing bypasses a slot."""
+        return True
 
     def injection_specs(self) -> Sequence[InjectionSpec]:
         """One slot behind the embedding, one behind every block."""
         config = self.config
-        return tuple(InjectionSpec(f"r0c{i}", config.dim, config.context_length, segment=i) for i in range(self.num_segments))
+        return tuple(InjectionSpec(f"r0c{i}", config.dim, config.context_length, segment=i) for i in range(len(self._segments)))
 
     def layer_specs(self) -> Sequence[LayerSpec]:
         """Embedding, the parts of every block, the head; a layer's id is the path of its submodule."""
@@ -150,15 +150,15 @@ class TransformerHost(nn.Module):
                 layers.append(LayerSpec(f"{name}.contract", "linear", None, hidden, C, 0.0, C * (hidden + 1), flops, segment))
         classes = config.num_classes
         size, flops = classes * (C + 1) + 2 * C, classes * C * (1 if self._is_last_only else T)
-        layers.append(LayerSpec("classifier", "linear", None, C, classes, 0.0, size, flops, self.num_segments))
+        layers.append(LayerSpec("classifier", "linear", None, C, classes, 0.0, size, flops, len(self._segments)))
         return tuple(layers)
 
-    def forward_segment(self, index: int, x: Tensor) -> Tensor:
-        """Run the embedding (index 0, on [B, T] tokens) or a block."""
-        value: Tensor = self._segments[index](x)
-        return value
+    def run(self, x: Tensor, visit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """[B, T] tokens → logits [B, classes], or [B, T, classes] where every token is read out.
 
-    def head(self, x: Tensor) -> Tensor:
-        """[B, T, C] → logits [B, classes], or [B, T, classes] where every token is read out."""
+        The embedding is visited as segment 0, then every block.
+        """
+        for segment, part in enumerate(self._segments):
+            x = visit(segment, part(x))
         logits: Tensor = self.classifier(x[:, -1] if self._is_last_only else x)
         return logits

@@ -25,6 +25,9 @@ EvaluationSplit = Literal["val", "test"]
 class EngineConfig:
     """How hosts are trained, whatever the task."""
 
+    kind: Literal["auto", "sequential", "population"] = setting(
+        "auto", "train hosts one by one or those of one shape as one; auto takes what was measured to be faster"
+    )
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "host optimizer; sgd has momentum 0.9")
     weight_decay: float = setting(0.0, "decoupled weight decay", ge=0.0)
     hold_frac: float = setting(0.5, "share of the episode at peak learning rate; then it falls linearly to final_lr_frac", ge=0.0, le=1.0)

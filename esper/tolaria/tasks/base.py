@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from esper.kasmina.hosts import CNNHost, MLPHost, TransformerHost
+from esper.leyline.host import HostProtocol
 from esper.leyline.load import ConfigError
 from esper.tolaria.data import Dataset
 
@@ -47,8 +47,8 @@ class Episode:
 
     context: Context
     dataset: Dataset
-    host: CNNHost | MLPHost | TransformerHost
-    """A fresh host."""
+    host: HostProtocol
+    """A fresh host; also an `nn.Module`."""
 
 
 class Task(Protocol):
@@ -74,6 +74,7 @@ class TaskPreset:
     heldout_widths: tuple[float, ...]
     """Widths at which the training pairs are held out."""
     counts: SampleCounts
+    """How many samples are drawn; with custom, the most that are taken."""
     max_epochs: int
     growth: Mapping[str, bool | int | float | str | Sequence[str]]
     """Settings of `GrowthConfig` that this preset wants to differ from the defaults."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 _WIDTHS = (0.75, 1.0)
 _HELDOUT_WIDTHS = (1.25,)
+CUSTOM = "custom"
+"""Preset, and task, whose hosts and data a user's function makes."""
+_ALL = SampleCounts(sys.maxsize, sys.maxsize, sys.maxsize)
 
 
 def find_preset(config: TaskConfig) -> TaskPreset:
@@ -32,7 +36,13 @@ def find_preset(config: TaskConfig) -> TaskPreset:
         val=config.num_val or preset.counts.val,
         test=config.num_test or preset.counts.test,
     )
-    return replace(preset, counts=counts, max_epochs=config.max_epochs or preset.max_epochs)
+    return replace(
+        preset,
+        counts=counts,
+        max_epochs=config.max_epochs or preset.max_epochs,
+        batch_size=config.batch_size or preset.batch_size,
+        learning_rate=config.learning_rate or preset.learning_rate,
+    )
 
 
 def presets() -> tuple[TaskPreset, ...]:
@@ -81,6 +91,7 @@ def presets() -> tuple[TaskPreset, ...]:
         _user_preset("cifar100", (("cifar100", "plain"), ("cifar100", "impaired")), counts=SampleCounts(5120, 1024, 2048)),
         _user_preset("parquet-images", (("parquet-images", "plain"),), counts=SampleCounts(5120, 1024, 2048)),
         _user_preset("parquet-tokens", (("parquet-tokens", "t-full"),), counts=SampleCounts(5120, 1024, 2048)),
+        replace(_user_preset(CUSTOM, ((CUSTOM, "factory"),), counts=_ALL), heldout_widths=()),
     )
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from esper.leyline.load import ConfigError
 from esper.tolaria.tasks.base import Context, Episode, Split, Task, parse_context
 from esper.tolaria.tasks.cifar import make_cifar
+from esper.tolaria.tasks.custom import make_custom
 from esper.tolaria.tasks.digits import make_digits8, make_digits16, make_digits_vector
 from esper.tolaria.tasks.hosts import build_host
 from esper.tolaria.tasks.parquet import make_parquet_images, make_parquet_tokens
-from esper.tolaria.tasks.presets import find_preset
+from esper.tolaria.tasks.presets import CUSTOM, find_preset
 from esper.tolaria.tasks.procedural import make_relation, make_texture, make_where
 from esper.tolaria.tasks.tokens import make_markov, make_modadd, make_recall
 
@@ -37,6 +38,8 @@ def make_episode(config: TaskConfig, split: Split, seeds: SeedTree, context: Con
     preset = find_preset(config)
     node = seeds.child(split)
     context = context or draw_context(config, split, seeds)
+    if context.task == CUSTOM:
+        return make_custom(config, preset, context, seeds=node)
     known = tasks(config)
     if context.task not in known:
         raise ConfigError(f"context {context.name!r}: unknown task; known: {', '.join(known)}")
@@ -60,6 +63,8 @@ def contexts(config: TaskConfig, split: Split) -> tuple[Context, ...]:
     """
     preset = find_preset(config)
     offered = preset.heldout_contexts if split == "heldout" else preset.train_contexts
+    if not offered:
+        raise ConfigError(f"preset {preset.name!r} has no held-out contexts; compare on unseen seeds instead, with evaluation.split=eval")
     if not config.contexts:
         return offered
     every = preset.train_contexts + preset.heldout_contexts

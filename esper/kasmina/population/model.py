@@ -1,0 +1,200 @@
+"""K growing models of one shape that run as one. Each of them stays what it is: its modules see every number at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from esper.kasmina.population.branches import Branches
+from esper.kasmina.population.cells import find_cells
+from esper.kasmina.population.hosts import stacked_host
+from esper.kasmina.population.seeds import SeedRunner
+from esper.kasmina.population.stack import StackPlan
+from esper.kasmina.population.storage import Block, Storage
+from esper.kasmina.slot import Manner
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esper.kasmina.model import MorphogeneticModel
+
+Likeness = tuple[tuple[tuple[str, bool, Manner] | None, ...], ...]
+"""What stands in every slot of every member, as far as it decides which seeds run together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a population computed on the way to its logits."""
+
+    logits: Tensor
+    values: tuple[Tensor, ...]
+    """What every slot hands on, members in front."""
+    zeros: Mapping[str, Tensor]
+    """Share of zeros in the output of every host layer, [K], by layer id."""
+
+
+class Population:
+    """Models whose hosts have the same configuration.
+
+        population = Population(models)
+        logits = population.forward(population.arrange(x))          # x [K, B, …] → [K, B, classes]
+        gradient, = torch.autograd.grad(loss, population.storage.leaf)
+
+    It lasts for as long as no model changes its structure (`is_current`); then make another one.
+
+    Raises:
+        ValueError: If the hosts cannot run as one.
+    """
+
+    def __init__(self, models: Sequence[MorphogeneticModel]) -> None:
+        host = stacked_host(models[0].host)
+        if host is None:
+            raise ValueError(f"hosts of the kind {type(models[0].host).__name__} cannot run as one")
+        self.models = tuple(models)
+        self._host = host
+        self._host_plan = StackPlan(models[0].get_submodule("host"))
+        self._likeness = _likeness(models)
+        self._runners = [tuple(SeedRunner(cell, models[0].host.family, host.ops) for cell in cells) for cells in find_cells(models)]
+        self._slots_behind: dict[int, list[int]] = {}
+        for index, slot in enumerate(models[0].seed_slots):
+            self._slots_behind.setdefault(slot.spec.segment, []).append(index)
+        everyone = tuple(range(len(models)))
+        cells = [runner.cell for runners in self._runners for runner in runners]
+        self.storage = Storage(
+            [
+                Block(everyone, tuple(tuple(model.get_submodule("host").parameters()) for model in models), learns=True),
+                *(Block(cell.members, tuple(tuple(row) for row in cell.parameters), learns=cell.learns) for cell in cells),
+            ]
+        )
+
+    def is_current(self, models: Sequence[MorphogeneticModel]) -> bool:
+        """Whether these are its models, grown as they were when it was made."""
+        return self.models == tuple(models) and self._likeness == _likeness(models)
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Bring inputs [K, B, …] into the layout in which the population computes."""
+        return self._host.arrange(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [K, B, classes] or [K, B, T, classes] in training, differentiable with respect to `storage.leaf`."""
+        host, tensors = self._tensors(with_grad=True)
+
+        def visit(segment: int, h: Tensor) -> Tensor:
+            for slot in self._slots_behind.get(segment, ()):
+                if self._runners[slot]:
+                    h = self._grow(h, self._runners[slot], tensors[slot])
+            return h
+
+        layers = self._host_plan.bind(host)
+        return self._host.run(lambda: layers, x, visit)
+
+    def trace(self, x: Tensor) -> Trace:
+        """Run as in evaluation with all seeds on, with gradients, and keep what a probe asks for.
+
+        Args:
+            x: Inputs of every member, arranged.
+        """
+        host, tensors = self._tensors(with_grad=True)
+        everything = [[tuple(range(len(self._runners)))]] * len(self.models)
+        branches = Branches(everything, self._runners, tensors)
+        values: dict[int, Tensor] = {}
+        zeros: dict[str, Tensor] = {}
+
+        def visit(segment: int, h: Tensor) -> Tensor:
+            for slot in self._slots_behind.get(segment, ()):
+                values[slot] = h = branches.by_member(branches.pass_slot(slot, h))
+            return h
+
+        def record(layer_id: str, value: Tensor) -> None:
+            zeros[layer_id] = (value.detach() == 0).flatten(1).float().mean(1)
+
+        layers = self._host_plan.bind(host)
+        logits = self._host.run(lambda: layers, x, visit, record)
+        return Trace(logits, tuple(values[slot] for slot in range(len(self._runners))), zeros)
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, configurations: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, list[list[int]]]:
+        """Logits of every member under its own choices of slots, as in evaluation; what configurations share runs once.
+
+        Args:
+            x: Inputs of every member, arranged.
+            configurations: For every member, the sets of slots left on.
+
+        Returns:
+            Logits [R, B, …] of the networks that differ, and for every member the row of each of its configurations.
+        """
+        host, tensors = self._tensors(with_grad=False)
+        branches = Branches(configurations, self._runners, tensors)
+
+        def visit(segment: int, h: Tensor) -> Tensor:
+            for slot in self._slots_behind.get(segment, ()):
+                h = branches.pass_slot(slot, h)
+            return h
+
+        def layers() -> Any:
+            members = branches.members
+            if members == list(range(len(self.models))):
+                return self._host_plan.bind(host)
+            index = torch.tensor(members, device=x.device)
+            return self._host_plan.bind([tensor.index_select(0, index) for tensor in host])
+
+        return self._host.run(layers, x, visit), branches.rows_of_configurations()
+
+    def layer_columns(self) -> list[list[int]]:
+        """For every host layer, which of the host's parameters are its own."""
+        model = self.models[0].get_submodule("host")
+        places = {id(parameter): i for i, parameter in enumerate(model.parameters())}
+        layers = [model.get_submodule(spec.layer_id) for spec in self.models[0].host.layer_specs()]
+        return [[places[id(parameter)] for parameter in layer.parameters()] for layer in layers]
+
+    def _tensors(self, *, with_grad: bool) -> tuple[list[Tensor], list[list[list[Tensor]]]]:
+        """Parameters of the host, and of every runner of every slot, members in front."""
+        host, *rest = self.storage.stacked(with_grad=with_grad)
+        seeds = iter(rest)
+        return host, [[next(seeds) for _ in runners] for runners in self._runners]
+
+    def _grow(self, h: Tensor, runners: Sequence[SeedRunner], tensors: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Run the seeds behind one slot, and pass the members by that have none."""
+        size = len(self.models)
+        taken = [member for runner in runners for member in runner.cell.members]
+        order = taken + sorted(set(range(size)) - set(taken))
+        sizes = [len(runner.cell.members) for runner in runners] + [size - len(taken)]
+        *parts, passed = _reorder(h, order).split(sizes)
+        grown = [runner.run(part, own, runner.cell.places) for runner, part, own in zip(runners, parts, tensors, strict=True)]
+        joined = torch.cat([*grown, passed]) if len(taken) < size else (torch.cat(grown) if len(grown) > 1 else grown[0])
+        return _reorder(joined, sorted(range(size), key=order.__getitem__))
+
+
+class _Reordered(torch.autograd.Function):
+    """Rows in another order; the gradient takes the way back without adding anything up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return grad[0].index_select(0, torch.argsort(order)), None
+
+
+def _reorder(x: Tensor, order: Sequence[int]) -> Tensor:
+    if list(order) == list(range(len(order))):
+        return x
+    ordered: Tensor = _Reordered.apply(x, torch.tensor(order, device=x.device))  # type: ignore[no-untyped-call]
+    return ordered
+
+
+def _likeness(models: Sequence[MorphogeneticModel]) -> Likeness:
+    return tuple(
+        tuple(
+            (slot.planted[0], slot.planted[2] is not None, slot.manner) if slot.planted is not None and slot.manner is not None else None
+            for slot in model.seed_slots
+        )
+        for model in models
+    )
