@@ -90,7 +90,7 @@ def play(config: RunConfig, facts: RunFacts, folder: Path) -> dict[str, Any]:
     from esper.nissa.transport import InProcessTransport
     from esper.tolaria.tasks.registry import contexts
 
-    build.limit_threads()
+    build.prepare_process()
     emitter = build.make_emitter(config, "env-0", 1, InProcessTransport(ForgettingSink()), folder)
     worker = build.make_env_worker(config, facts, emitter)
     every_context = requests(config, len(contexts(config.task, "train")))

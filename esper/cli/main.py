@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong input, 130 stopped by Ctrl-C."""
     options = _parse(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.path.append(os.getcwd())  # a user's own task may lie in the folder where the command is given
     from esper.cli import commands
 
     try:

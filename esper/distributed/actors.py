@@ -22,9 +22,9 @@ class _Part:
     """Builds a part in its own process and forwards calls to it."""
 
     def __init__(self, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        import torch
+        from esper.distributed.build import prepare_process
 
-        torch.set_num_threads(1)
+        prepare_process()
         self._part = build(*arguments)
 
     def call(self, method: str, *arguments: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import sys
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +39,11 @@ if TYPE_CHECKING:
     from esper.distributed.run_dir import RunDir
     from esper.leyline.ports import ScriptedPolicy, Sink
     from esper.nissa.transport import Transport
+
+KEPT_BYTES = 1 << 28
+"""Freed memory that a process keeps."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of these settings in glibc's malloc.h."""
 
 
 def make_trial(config: RunConfig, catalogue: Catalogue, request: EpisodeRequest, *, device: str = "cpu") -> Trial:
@@ -153,6 +161,14 @@ def require_device(device: str, setting: str) -> str:
     return device
 
 
-def limit_threads() -> None:
-    """One thread: tiny hosts lose by more, and results then do not depend on the machine's cores."""
+def prepare_process() -> None:
+    """Settings of a process that trains hosts.
+
+    One thread: tiny hosts lose by more, and results then do not depend on the machine's cores. Freed memory is kept for the
+    next step: glibc would hand the large tensors of a population back to the system and fault them in again, step by step.
+    """
     torch.set_num_threads(1)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)

@@ -47,7 +47,7 @@ def open_local(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds
         paths: Its folder.
         keep_rounds: On resume, forget telemetry of later rounds, which will be played again; None for a new run.
     """
-    build.limit_threads()
+    build.prepare_process()
     store = build.TelemetryStore(config, paths, keep_rounds=keep_rounds)
     try:
         emitters = [
@@ -72,7 +72,7 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
     """
     from esper.distributed import actors
 
-    build.limit_threads()
+    build.prepare_process()
     shares, timeout = config.cluster, config.cluster.close_timeout_sec
     local = actors.local_resources(shares)
     if local is not None:

@@ -35,7 +35,11 @@ def take_turns(turns: Mapping[Trial, Turn], trainer: Trainer) -> dict[Trial, Tri
     while waiting:
         kind = _kind(next(iter(waiting.values())))
         asking = [trial for trial, call in waiting.items() if _kind(call) == kind]
-        answers = trainer.answer([(trial.engine, waiting.pop(trial)) for trial in asking])
+        try:
+            answers = trainer.answer([(trial.engine, waiting.pop(trial)) for trial in asking])
+        except Exception as error:
+            error.add_note("\n".join(trial.whereabouts for trial in asking))
+            raise
         for trial, answer in zip(asking, answers, strict=True):
             resume(trial, answer)
     return reports
