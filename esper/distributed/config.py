@@ -31,6 +31,7 @@ class RolloutConfig:
     rounds: int = setting(28, "policy updates; a round is one episode per environment", ge=1)
     num_envs: int = setting(16, "environments, each playing one host at a time", ge=1)
     envs_per_actor: int = setting(8, "hosts an actor trains in lockstep; results depend on it, not on the number of actors", ge=1)
+    envs_per_context: int = setting(4, "environments in a row that play one context, on seeds of their own; they train faster as one", ge=1)
 
     def __post_init__(self) -> None:
         """Refuse a division that leaves environments over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from esper.leyline.rng import SeedTree
-from esper.tolaria.tasks.registry import draw_context
+from esper.tolaria.tasks.registry import deal_contexts
 from esper.tolaria.trial import EpisodeRequest
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ Groups = list[tuple[EpisodeRequest, ...]]
 
 
 def training_round(round_idx: int, config: RunConfig, seeds: SeedTree) -> Groups:
-    """One episode per environment, its context drawn from its own seeds.
+    """One episode per environment, on seeds of its own; as many in a row as the settings say play one context.
 
-    Those that share a context stand together, because hosts that are alike train faster as one.
+    Hosts that are alike train faster as one. The contexts are dealt, not drawn: each is played equally often.
     """
-    requests = []
-    for env_id in range(config.rollout.num_envs):
-        own = seeds.child("env", env_id, "episode", round_idx)
-        requests.append((draw_context(config.task, "train", own), env_id, own))
-    requests.sort(key=lambda request: (request[0].name, request[1]))
-    return in_groups(
-        [EpisodeRequest(env_id, round_idx, "train", own, context) for context, env_id, own in requests], config.rollout.envs_per_actor
-    )
+    rollout = config.rollout
+    num_contexts = -(-rollout.num_envs // rollout.envs_per_context)
+    dealt = deal_contexts(config.task, "train", seeds.child("contexts"), first=round_idx * num_contexts, count=num_contexts)
+    requests = [
+        EpisodeRequest(i, round_idx, "train", seeds.child("env", i, "episode", round_idx), dealt[i // rollout.envs_per_context])
+        for i in range(rollout.num_envs)
+    ]
+    return in_groups(requests, rollout.envs_per_actor)
 
 
 def evaluation_episodes(contexts: Sequence[Context], split: Split, *, seeds_per_context: int, root: int, group_size: int) -> Groups:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ CONTEXTS = {
 BASELINES = ("random", "wait", "plateau", "gradient", "fixed")
 
 
-def train(root: Path, seed: int) -> Path:
-    """Train one policy; a run that is there already is taken as it is."""
+def train(root: Path, seed: int, engine: str) -> Path:
+    """Train one policy and note the CPU seconds; a run that is there already is taken as it is."""
     run_dir = root / f"seed-{seed}"
-    if not (run_dir / "report.md").exists():
-        overrides = [f"seed={seed}", f"rollout.rounds={ROUNDS}", "evaluation.seeds_per_context=0"]
+    if not (run_dir / "cost.json").exists():
+        overrides = [f"seed={seed}", f"engine.kind={engine}", f"rollout.rounds={ROUNDS}", "evaluation.seeds_per_context=0"]
+        started = time.process_time()
         train_run(read_run_config(CONFIG, overrides), run_dir, local=True)
+        (run_dir / "cost.json").write_text(json.dumps({"engine": engine, "cpu_sec": time.process_time() - started}))
     return run_dir
 
 
@@ -46,9 +49,9 @@ def evaluate(run_dir: Path, split: str, baselines: tuple[str, ...]) -> dict[str,
     return result
 
 
-def run_seed(root: Path, seed: int, split: str) -> None:
+def run_seed(root: Path, seed: int, split: str, engine: str) -> None:
     """Train one policy and play it on unseen hosts; the first one also plays the baselines, which no policy changes."""
-    evaluate(train(root, seed), split, BASELINES if seed == 0 else ())
+    evaluate(train(root, seed, engine), split, BASELINES if seed == 0 else ())
 
 
 def main() -> int:
@@ -57,9 +60,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     parser.add_argument("--split", choices=("eval", "heldout"), default="eval")
+    parser.add_argument("--engine", choices=("auto", "sequential", "population"), default="auto")
+    parser.add_argument("--seeds", type=int, default=POLICY_SEEDS, help="policy seeds, from 0 on")
     options = parser.parse_args()
     with ProcessPoolExecutor(options.jobs) as pool:
-        for task in [pool.submit(run_seed, options.out, seed, options.split) for seed in range(POLICY_SEEDS)]:
+        for task in [pool.submit(run_seed, options.out, seed, options.split, options.engine) for seed in range(options.seeds)]:
             task.result()
     return 0
 

@@ -61,7 +61,7 @@ def explained_variance(run_dir: Path) -> float:
 
 
 def tabulate(runs: Path, split: str) -> dict[str, Any]:
-    """Everything that the README states."""
+    """What the README states of these runs."""
     learned, baselines, contexts, first = read(runs, split)
     rng = np.random.default_rng(0)
     return {
@@ -78,7 +78,25 @@ def tabulate(runs: Path, split: str) -> dict[str, Any]:
         "fixed_plan": first["fixed_plan"],
         "fixed_episodes": first["fixed_episodes"],
         "explained_variance_last_rounds": [explained_variance(file.parent) for file in sorted(runs.glob("seed-*/report.md"))],
+        "training_cost": [json.loads(file.read_text()) for file in sorted(runs.glob("seed-*/cost.json"))],
     }
+
+
+def against(runs: Path, others: Path, split: str) -> dict[str, float]:
+    """Mean utility of the learned policies of `runs` minus that of `others`, with a 95 % interval.
+
+    Both resample their own policy seeds, and host seeds within each context together, since the hosts are the same.
+    """
+    own, other = (read(folder, split)[0] for folder in (runs, others))
+    rng = np.random.default_rng(0)
+    contexts = np.arange(own.shape[1])[:, None]
+    draws = np.empty(NUM_RESAMPLES)
+    for i in range(NUM_RESAMPLES):
+        hosts = rng.integers(own.shape[2], size=own.shape[1:])
+        means = [side[rng.integers(len(side), size=len(side))][:, contexts, hosts].mean() for side in (own, other)]
+        draws[i] = means[0] - means[1]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"mean": float(own.mean() - other.mean()), "low": float(low), "high": float(high)}
 
 
 def as_markdown(results: dict[str, Any]) -> str:
@@ -97,6 +115,10 @@ def as_markdown(results: dict[str, Any]) -> str:
         f"Learned, by policy seed: {by_seed}.",
         f"Explained variance, mean of the last {LAST_ROUNDS} rounds, by policy seed: {variances}.",
     ]
+    lines += [f"Training with engine {cost['engine']}: {cost['cpu_sec']:.0f} CPU seconds." for cost in results["training_cost"]]
+    if "against" in results:
+        d = results["against"]
+        lines.append(f"These learned policies − those of the other runs: {d['mean']:+.1f} U, 95 % [{d['low']:+.1f}, {d['high']:+.1f}].")
     return "\n".join(lines) + "\n"
 
 
@@ -105,8 +127,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder that run.py wrote")
     parser.add_argument("--split", choices=("eval", "heldout"), default="eval")
+    parser.add_argument("--against", type=Path, help="folder of runs with another engine, to compare the learned policies with")
     options = parser.parse_args()
     results = tabulate(options.runs, options.split)
+    if options.against:
+        results["against"] = against(options.runs, options.against, options.split)
     (HERE / f"results-{options.split}.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / f"results-{options.split}.md").write_text(as_markdown(results))
     shutil.copy(options.runs / "seed-0" / "report.png", HERE / "report.png")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -7,6 +9,7 @@ from esper.distributed.config import RunConfig, config_from
 from esper.distributed.requests import evaluation_episodes, in_groups, search_episodes, training_round
 from esper.leyline.rng import SeedTree
 from esper.tolaria.tasks.base import Context
+from esper.tolaria.tasks.registry import contexts, deal_contexts
 
 CONTEXTS = (Context("digits8", "atten", 0.75), Context("digits8", "blind0", 1.0))
 
@@ -22,11 +25,24 @@ def test_a_round_has_one_episode_for_every_environment() -> None:
     assert {(request.episode_idx, request.split) for group in groups for request in group} == {(3, "train")}
 
 
-def test_episodes_of_one_context_stand_together() -> None:
-    config = make_config(12, 3)
-    played = [request.context for group in training_round(0, config, SeedTree(0)) for request in group]
-    assert played == sorted(played, key=lambda context: context.name if context else "")
-    assert len(set(played)) > 1
+def test_environments_in_a_row_share_a_context_and_contexts_take_turns() -> None:
+    config = config_from({"task": {"preset": "smoke"}, "rollout": {"num_envs": 8, "envs_per_actor": 4, "envs_per_context": 2}})
+    rounds = [[request for group in training_round(index, config, SeedTree(0)) for request in group] for index in range(5)]
+    for requests in rounds:
+        assert [request.context for request in requests[::2]] == [request.context for request in requests[1::2]]
+    played = Counter(request.context for requests in rounds for request in requests)
+    assert set(played.values()) == {10}
+    assert set(played) == set(contexts(config.task, "train"))
+    orders = {tuple(request.context for request in requests) for requests in rounds}
+    assert len(orders) > 1
+
+
+def test_contexts_dealt_in_a_row_differ_in_their_tasks() -> None:
+    config = config_from({"task": {"preset": "image-mix"}})
+    for deck in range(6):
+        dealt = deal_contexts(config.task, "train", SeedTree(1), first=10 * deck, count=10)
+        assert {context.task for context in dealt[:5]} == {context.task for context in dealt[5:]}
+        assert {len({context.width for context in half}) for half in (dealt[:5], dealt[5:])} == {1}
 
 
 def test_rounds_and_environments_have_randomness_of_their_own() -> None:

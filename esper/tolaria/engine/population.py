@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from esper.kasmina.grad_probe import HostProbe
     from esper.tolaria.engine.base import Engine
 
-EVALUATION_SAMPLES = 4096
-"""Samples × members of one evaluation pass, forks apart."""
+EVALUATION_NUMBERS = 1 << 21
+"""Numbers in the widest value of one evaluation pass, all members together and forks apart: about what a core's caches hold."""
 
 
 class PopulationEngine:
@@ -83,7 +83,7 @@ class PopulationEngine:
         started = time.perf_counter()
         self._refresh()
         parts = [(m.dataset.val_x, m.dataset.val_y) if split == "val" else (m.dataset.test_x, m.dataset.test_y) for m in self.members]
-        chunk = max(EVALUATION_SAMPLES // len(self.members), 1)
+        chunk = max(EVALUATION_NUMBERS // (len(self.members) * self._widest()), 1)
         correct: Tensor | None = None
         loss: Tensor | None = None
         places: list[list[int]] = []
@@ -97,7 +97,7 @@ class PopulationEngine:
             correct, loss = (found, losses) if correct is None or loss is None else (correct + found, loss + losses)
         assert correct is not None and loss is not None
         count = parts[0][1].numel()
-        accuracies, means = torch.stack([100.0 * correct.double() / count, loss.double() / count]).tolist()
+        accuracies, means = (100.0 * correct / count).tolist(), (loss / count).tolist()
         wall_sec = (time.perf_counter() - started) / len(self.members)
         return [Evaluation(tuple(accuracies[i] for i in rows), tuple(means[i] for i in rows), wall_sec) for rows in places]
 
@@ -107,6 +107,11 @@ class PopulationEngine:
         count = self.members[0].config.probe_samples
         x, y = (torch.stack([part[:count] for part in parts]) for parts in zip(*self._training_data(), strict=True))
         return probe_population(self._population, x, y)
+
+    def _widest(self) -> int:
+        """Numbers of one sample where it has the most."""
+        specs = self.members[0].model.host.injection_specs()
+        return max(self.members[0].dataset.val_x[0].numel(), *(spec.channels * spec.positions for spec in specs))
 
     def _training_data(self) -> list[tuple[Tensor, Tensor]]:
         return [(member.dataset.train_x, member.dataset.train_y) for member in self.members]

@@ -55,6 +55,23 @@ def draw_context(config: TaskConfig, split: Split, seeds: SeedTree) -> Context:
     return choice[int(seeds.child(split).child("context").numpy().integers(len(choice)))]
 
 
+def deal_contexts(config: TaskConfig, split: Split, seeds: SeedTree, *, first: int, count: int) -> list[Context]:
+    """Contexts number `first` to `first + count` of an endless deal that shows each equally often.
+
+    Every time through the deck, contexts of one width come after another, so that a few in a row differ in their tasks.
+    """
+    deck = contexts(config, split)
+    widths = sorted({context.width for context in deck})
+    dealt: list[Context] = []
+    for index in range(first, first + count):
+        rng = seeds.child("deck", index // len(deck)).numpy()
+        order = list(rng.permutation(widths))
+        ranks = rng.permutation(len(deck))
+        shuffled = sorted(range(len(deck)), key=lambda i: (order.index(deck[i].width), ranks[i]))
+        dealt.append(deck[shuffled[index % len(deck)]])
+    return dealt
+
+
 def contexts(config: TaskConfig, split: Split) -> tuple[Context, ...]:
     """What episodes of a split are drawn from, each equally often.
 
