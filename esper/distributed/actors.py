@@ -31,6 +31,11 @@ class _Part:
         return getattr(self._part, method)(*arguments)
 
 
+def fetch(ref: Ref) -> Any:
+    """Wait in an actor for what another one answers."""
+    return ray.get(ref)
+
+
 class RayExecutor:
     """Calls parts that live in actors; results stay in the object store until they are asked for.
 

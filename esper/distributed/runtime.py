@@ -85,12 +85,12 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
         queue = actors.make_queue(config.telemetry.queue_capacity)
         sink = actors.start_part("esper-sink", _build_sink, (config, paths, keep_rounds, queue), cpus=shares.sink_cpus)
         stack.callback(actors.stop_part, sink, timeout)
-        incarnation = executor.get(executor.call(sink, "ready"))
+        opened = executor.call(sink, "ready")  # awaited by the others while they start
         transport = partial(actors.QueueTransport, queue, sink)
         learner = actors.start_part(
             "esper-learner",
             _build_learner,
-            (config, partial(_make_emitter, config, "learner", incarnation, transport, paths.spool)),
+            (config, partial(_make_emitter, config, "learner", partial(actors.fetch, opened), transport, paths.spool)),
             cpus=shares.learner_cpus,
             gpus=shares.learner_gpus,
         )
@@ -100,7 +100,7 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
             worker = actors.start_part(
                 f"esper-env-{i}",
                 _build_env,
-                (config, facts, partial(_make_emitter, config, f"env-{i}", incarnation, transport, paths.spool)),
+                (config, facts, partial(_make_emitter, config, f"env-{i}", partial(actors.fetch, opened), transport, paths.spool)),
                 cpus=shares.env_cpus,
                 gpus=shares.env_gpus,
             )
@@ -108,7 +108,7 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
             workers.append(worker)
         for ref in [executor.call(part, "ready") for part in (*workers, learner)]:
             executor.get(ref)
-        driver = build.make_emitter(config, "driver", incarnation, transport(), paths.spool)
+        driver = build.make_emitter(config, "driver", executor.get(opened), transport(), paths.spool)
         yield Runtime(executor, workers, learner, driver)
         driver.close(timeout_sec=timeout)
 
@@ -148,5 +148,7 @@ def _build_env(config: RunConfig, facts: RunFacts, make_emitter: Callable[[], Bu
     return build.make_env_worker(config, facts, make_emitter())
 
 
-def _make_emitter(config: RunConfig, source: str, incarnation: int, transport: Callable[[], Transport], spool: Path) -> BufferedEmitter:
-    return build.make_emitter(config, source, incarnation, transport(), spool)
+def _make_emitter(
+    config: RunConfig, source: str, incarnation: Callable[[], int], transport: Callable[[], Transport], spool: Path
+) -> BufferedEmitter:
+    return build.make_emitter(config, source, incarnation(), transport(), spool)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from esper.leyline.load import ConfigError
+from esper.leyline.uncompiled import AdamW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import torch
+    from torch import Tensor
 
     from esper.simic.config import PPOConfig
     from esper.simic.passes import LearnablePolicy
@@ -34,7 +35,7 @@ def make_optimizer(policy: LearnablePolicy, config: PPOConfig) -> torch.optim.Ad
     if config.critic_weight_decay > 0.0 and not critic:
         raise ConfigError(f"critic_weight_decay={config.critic_weight_decay} needs parameters with {CRITIC_WORD!r} in their name")
     groups = [{"params": actor, "weight_decay": 0.0}, {"params": critic, "weight_decay": config.critic_weight_decay}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, eps=config.adam_epsilon)
+    return AdamW([g for g in groups if g["params"]], lr=config.learning_rate, eps=config.adam_epsilon)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: LearnablePolicy) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -123,7 +123,7 @@ class RelationalLayer(nn.Module):
             parts.update(((node_type, name), part) for name, part in zip(sizes, split, strict=True))
         table = torch.cat([parts[r.source, f"value/{i}"] for i, r in enumerate(self.relations)]).view(-1, self.out_width)
         if self.num_heads is None:
-            message = _segment_mean(table, edges) + functional.linear(
+            message = _neighbour_mean(table, edges) + functional.linear(
                 edges.bag_attributes[:, : self.edge_weight.shape[1]], self.edge_weight
             )
         else:
@@ -132,14 +132,12 @@ class RelationalLayer(nn.Module):
         return self._combine(x, parts, message)
 
     def _attend(self, table: Tensor, parts: Mapping[tuple[str, str], Tensor], edges: EdgeSet) -> Tensor:
-        from torch_geometric.utils import softmax  # takes a second, and only the process that holds the policy needs it
-
         num_heads = self.num_heads or 1
         query = torch.cat([parts[r.source, f"q/{i}"] for i, r in enumerate(self.relations)])
         key = torch.cat([parts[r.destination, f"k/{i}"] for i, r in enumerate(self.relations)])
         score = query[edges.source] + key[edges.bag]
         score = score + functional.linear(edges.attributes[:, : self.edge_weight.shape[1]], self.edge_weight)
-        weight = softmax(functional.leaky_relu(score, ATTENTION_SLOPE), edges.bag, num_nodes=len(edges.offsets))
+        weight = segment_softmax(functional.leaky_relu(score, ATTENTION_SLOPE), edges.bag, len(edges.offsets))
         rows = (edges.source[:, None] * num_heads + torch.arange(num_heads, device=edges.source.device)).flatten()
         per_sample = (weight / num_heads).to(table.dtype).flatten()
         return _embedding_bag(table, rows, edges.offsets * num_heads, mode="sum", weights=per_sample)
@@ -245,17 +243,33 @@ class TamiyoGNN(nn.Module):
 
     def encode(self, graphs: GraphTensors) -> GraphEncoding:
         """Encode graphs that are laid out already."""
-        from torch_geometric.utils import scatter  # see `RelationalLayer`
-
         x = {t: self.encoders[t](rows) for t, rows in graphs.x.items()}
         for layer, edges in zip(self.layers, graphs.edges, strict=True):
             x = layer(x, edges)
         layer_x, seed_x = (x[t].float() for t in READ_TYPES)
-        pooled = scatter(layer_x, graphs.layer_graph, dim=0, dim_size=graphs.num_graphs, reduce="mean")
+        pooled = segment_mean(layer_x, graphs.layer_graph, graphs.num_graphs)
         return GraphEncoding(graph=pooled, seed=seed_x)
 
 
-def _segment_mean(table: Tensor, edges: EdgeSet) -> Tensor:
+def segment_mean(x: Float[Tensor, "N D"], index: Int[Tensor, " N"], num_segments: int) -> Float[Tensor, "S D"]:
+    """Mean of the rows of each segment, 0 where there are none.
+
+    What `torch_geometric.utils.scatter` gives; that import takes two seconds, and torch's compiler along.
+    """
+    total = x.new_zeros(num_segments, x.shape[1]).index_add_(0, index, x)
+    return total / torch.bincount(index, minlength=num_segments).clamp_min(1)[:, None]
+
+
+def segment_softmax(score: Float[Tensor, "N H"], index: Int[Tensor, " N"], num_segments: int) -> Float[Tensor, "N H"]:
+    """Softmax over the rows of each segment; what `torch_geometric.utils.softmax` gives."""
+    rows = index[:, None].expand_as(score)
+    largest = score.new_zeros(num_segments, score.shape[1]).scatter_reduce(0, rows, score.detach(), "amax", include_self=False)
+    power = (score - largest[index]).exp()
+    total = power.new_zeros(num_segments, power.shape[1]).scatter_add(0, rows, power)
+    return power / (total + 1e-16)[index]
+
+
+def _neighbour_mean(table: Tensor, edges: EdgeSet) -> Tensor:
     return _embedding_bag(table, edges.source, edges.offsets, mode="mean", weights=None)
 
 

@@ -86,7 +86,8 @@ def registered(connection: Any, tables: Mapping[str, pa.Table]) -> Iterator[dict
 
 
 def _column_types(connection: Any, schema: pa.Schema) -> dict[str, str]:
-    with registered(connection, {"schema": schema.empty_table()}) as names:
+    empty = pa.Table.from_batches([], schema=schema)  # `schema.empty_table()` would import pandas
+    with registered(connection, {"schema": empty}) as names:
         return {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {names['schema']}").fetchall()}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from esper.kasmina.grad_probe import HostProbe, probe
+from esper.leyline.uncompiled import SGD, AdamW
 from esper.tolaria.data import Dataset, augment, batches
 from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, EvaluationSplit, TrainingPlan
 from esper.tolaria.engine.schedule import hold_then_decay
@@ -131,8 +132,8 @@ def learning_rate(config: EngineConfig, plan: TrainingPlan, progress: float) -> 
 def make_optimizer(parameters: Iterable[Tensor], config: EngineConfig, learning_rate: float) -> torch.optim.Optimizer:
     """A host optimizer; growth transactions keep it current."""
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
+        return SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=config.weight_decay)
+    return AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
