@@ -12,13 +12,13 @@ import statistics
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 T = TypeVar("T")
 Figure = dict[str, Any]
@@ -81,10 +81,19 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": list(os.getloadavg()),
     }
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself, and the widest vectors that torch uses on it."""
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text().splitlines() if names.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown CPU")
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def run_benchmark(measure: Callable[[], dict[str, Figure]], path: Path | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from esper.distributed.config import RunConfig, read_run_config
 from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.surgery import GrowthTransaction
 from esper.leyline.actions import WAIT, LifecycleOp
+from esper.leyline.host import HostFamily
 from esper.tolaria.engine.base import TrainingPlan
 from esper.tolaria.engine.sequential import SequentialEngine
 from esper.tolaria.tasks.base import Context, Episode
@@ -24,7 +25,6 @@ from esper.urza.catalogue import Catalogue
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from esper.leyline.host import HostFamily
     from esper.tolaria.data import Dataset
 
 NOISE = "noise32"

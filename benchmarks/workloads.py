@@ -1,4 +1,4 @@
-"""What is trained in the benchmarks: two workloads, the parts that play them, and bare PyTorch on the same hosts."""
+"""What is trained in the benchmarks: two workloads, and the parts that play them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
+from benchmarks.measure import timed
 from esper.distributed import build
 from esper.distributed.config import RunConfig, config_from, read_run_config
 from esper.distributed.env_worker import EnvWorker
@@ -27,7 +27,8 @@ from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.transport import InProcessTransport
 from esper.tamiyo import GraphBuilder, RandomPolicy
 from esper.tolaria.data import Dataset
-from esper.tolaria.engine.base import OneByOne, TrainingPlan
+from esper.tolaria.engine.base import Evaluate, Probe, TrainEpoch, Trainer, TrainingPlan
+from esper.tolaria.engine.choose import make_trainer
 from esper.tolaria.engine.sequential import SequentialEngine
 from esper.tolaria.governor import TolariaGovernor
 from esper.tolaria.tasks.base import Context, Episode, SampleCounts
@@ -40,14 +41,19 @@ from esper.urza.catalogue import Catalogue
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from esper.leyline.graph import GraphBatch
+    from esper.leyline.ports import GraphEncoder
+    from esper.leyline.reports import TrialReport
+    from esper.tolaria.engine.base import Answer, Call, Engine
+
 QUICK = Path(__file__).parents[1] / "configs" / "run" / "quick.yaml"
 SEEDS = SeedTree(20261121)
 REFERENCE_CONTEXT = Context("cifar-shaped", "impaired", 1.0)
 REFERENCE_TASK = {"preset": "cifar10", "num_train": 512, "num_val": 256, "num_test": 256, "max_epochs": 25}
 
 PresetName = Literal["image-mix", "reference"]
-BareLayout = Literal["contiguous", "channels_last", "channels_last_bf16"]
-BARE_LAYOUTS: tuple[BareLayout, ...] = ("contiguous", "channels_last", "channels_last_bf16")
+OBSERVATION = "observation"
+PURPOSES: dict[type, str] = {TrainEpoch: "training", Evaluate: "evaluation", Probe: "probe"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +80,45 @@ class Workload:
         ]
 
 
+class TimedTrainer:
+    """Lets another trainer answer, and notes what every kind of call took."""
+
+    def __init__(self, trainer: Trainer, spent: dict[str, float]) -> None:
+        self._trainer = trainer
+        self._spent = spent
+
+    def answer(self, calls: Sequence[tuple[Engine, Call]]) -> list[Answer]:
+        """One answer per call, in their order."""
+        run = timed(partial(self._trainer.answer, calls))
+        kind = PURPOSES[type(calls[0][1])]
+        self._spent[kind] = self._spent.get(kind, 0.0) + run.cpu_sec
+        return run.result
+
+
+class TimedEncoder:
+    """Lets another encoder build the observation, and notes what it took."""
+
+    def __init__(self, encoder: GraphEncoder, spent: dict[str, float]) -> None:
+        self._encoder = encoder
+        self._spent = spent
+
+    def build(self, reports: Sequence[TrialReport]) -> GraphBatch:
+        """[K] reports → a batch of K graphs."""
+        run = timed(partial(self._encoder.build, reports))
+        self._spent[OBSERVATION] = self._spent.get(OBSERVATION, 0.0) + run.cpu_sec
+        return run.result
+
+
 @dataclass(frozen=True, slots=True)
 class Player:
     """The parts that play a workload in this process."""
 
     worker: EnvWorker
     learner: LearnerWorker
+    trainer: Trainer
+    """What the worker's trials are trained by."""
+    spent: dict[str, float]
+    """CPU seconds by what they went to: the engines' calls, the observation. Grows as it plays."""
 
 
 def make_workload(name: PresetName, overrides: Sequence[str] = ()) -> Workload:
@@ -133,17 +172,24 @@ def cnn_of(episode: Episode) -> CNNHost:
 
 
 @contextmanager
-def open_player(workload: Workload, make_trial: Callable[[EpisodeRequest], Trial]) -> Iterator[Player]:
-    """Environments, an untrained policy, and telemetry that ends in a DuckDB file, as in a local run."""
+def open_player(workload: Workload, make_trial: Callable[[EpisodeRequest], Trial] | None = None) -> Iterator[Player]:
+    """Environments, an untrained policy, and telemetry that ends in a DuckDB file, as in a local run.
+
+    Args:
+        workload: What is played.
+        make_trial: Makes a trial of a request; the workload's own way unless given.
+    """
     config = workload.config
     limits = growth_limits(config.growth, Catalogue.standard(), "cnn")
     steps_per_epoch = -(-find_preset(config.task).counts.train // workload.plan.batch_size)
     with TemporaryDirectory() as folder:
         sink = DuckDBSink(Path(folder) / "telemetry.duckdb", views=view_statements())
         emitters = [build.make_emitter(config, name, 1, InProcessTransport(sink), Path(folder)) for name in ("env-0", "learner")]
+        spent: dict[str, float] = {}
+        trainer = TimedTrainer(make_trainer(config.engine), spent)
         worker = EnvWorker(
-            TrialBatch(make_trial, OneByOne()),
-            GraphBuilder(limits, steps_per_epoch=steps_per_epoch),
+            TrialBatch(make_trial or workload.make_trial, trainer),
+            TimedEncoder(GraphBuilder(limits, steps_per_epoch=steps_per_epoch), spent),
             make_policy=lambda _: RandomPolicy(),
             reward=config.reward,
             gamma=config.ppo.gamma,
@@ -151,30 +197,10 @@ def open_player(workload: Workload, make_trial: Callable[[EpisodeRequest], Trial
             device="cpu",
         )
         learner = build.make_learner(config, emitters[1])
-        yield Player(worker, learner)
+        yield Player(worker, learner, trainer, spent)
         worker.close()
         learner.close()
         sink.close()
-
-
-def train_bare(episode: Episode, plan: TrainingPlan, layout: BareLayout) -> None:
-    """Train and validate an episode's host as short as PyTorch allows: no slots, no augmentation, no reports."""
-    host, data = cnn_of(episode), episode.dataset
-    memory = torch.contiguous_format if layout == "contiguous" else torch.channels_last
-    network = torch.nn.Sequential(*host.stages, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), host.classifier)
-    torch.nn.utils.convert_conv2d_weight_memory_format(network, memory)
-    train_x, val_x = (x.contiguous(memory_format=memory) for x in (data.train_x, data.val_x))
-    generator = SEEDS.child("bare").torch()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, fused=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=layout == "channels_last_bf16"):
-        for _ in range(plan.max_epochs):
-            for index in torch.randperm(len(train_x), generator=generator).split(plan.batch_size):
-                loss = F.cross_entropy(network(train_x[index]), data.train_y[index])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            with torch.no_grad():
-                (network(val_x).argmax(1) == data.val_y).sum().item()
 
 
 def _registered(config: RunConfig, request: EpisodeRequest) -> Episode:

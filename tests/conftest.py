@@ -27,6 +27,7 @@ in a method nor names that are imported for type checkers alone."""
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - at Ray's 15, workers starve beside other tests
 torch.set_num_threads(1)
 install_import_hook(SHAPE_CHECKED_MODULES, "beartype.beartype")
 

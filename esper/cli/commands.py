@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from esper.cli import doctor
+from esper.cli.engines import explain_engines
 from esper.cli.main import FAILED, INTERRUPTED, OK
 from esper.distributed.checkpoint import CheckpointError
 from esper.distributed.config import RunConfig, read_run_config
@@ -68,6 +69,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.engines:
+        print(explain_engines(options.data_dir))
+        return OK
     findings = doctor.examine(options.data_dir)
     print(doctor.render(findings))
     return OK if all(f.is_good for f in findings if f.is_required) else FAILED

@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="show versions, devices, Ray, and which data sets are found")
     doctor.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets are looked for (default: data)")
+    doctor.add_argument("--engines", action="store_true", help="show instead how training engines are chosen, and what that rests on")
     return parser
 
 

@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from esper.distributed.config import ClusterConfig
     from esper.distributed.executor import Ref
 
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""Environment of a process with several threads: they sleep while they wait, where spinning takes the cores of other actors."""
+
 
 class _Part:
     """Builds a part in its own process and forwards calls to it."""
 
-    def __init__(self, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, build: Callable[..., Any], arguments: tuple[Any, ...], cpus: float) -> None:
         from esper.distributed.build import prepare_process
 
-        prepare_process()
+        prepare_process(cpus)
         self._part = build(*arguments)
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -82,7 +85,10 @@ def start_part(name: str, build: Callable[..., Any], arguments: tuple[Any, ...],
 
     Environment actors are not restarted here: a part whose state is lost ends the run, which resumes from its checkpoint.
     """
-    return ray.remote(_Part).options(name=name, num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0).remote(build, arguments)
+    options: dict[str, Any] = {"name": name, "num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+    if cpus >= 2:
+        options["runtime_env"] = {"env_vars": PATIENT_THREADS}
+    return ray.remote(_Part).options(**options).remote(build, arguments, cpus)
 
 
 def stop_part(part: Any, timeout_sec: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 import sys
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.policy import TamiyoPolicy
 from esper.tolaria.engine.base import TrainingPlan
 from esper.tolaria.engine.choose import make_trainer
+from esper.tolaria.engine.compiled import Graphs
 from esper.tolaria.engine.sequential import SequentialEngine
 from esper.tolaria.governor import TolariaGovernor
 from esper.tolaria.tasks.presets import find_preset
@@ -46,13 +48,16 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of these settings in glibc's malloc.h."""
 
 
-def make_trial(config: RunConfig, catalogue: Catalogue, request: EpisodeRequest, *, device: str = "cpu") -> Trial:
-    """One trial on `device`, ready to be reset."""
+def make_trial(
+    config: RunConfig, catalogue: Catalogue, request: EpisodeRequest, *, device: str = "cpu", graphs: Graphs | None = None
+) -> Trial:
+    """One trial on `device`, ready to be reset; trials that are given the same `graphs` share compiled training steps."""
     preset = find_preset(config.task)
     episode = make_episode(config.task, request.split, request.seeds, request.context)
     model = MorphogeneticModel(episode.host, catalogue, config.growth, request.seeds.child("growth")).to(device)
     plan = TrainingPlan(preset.max_epochs, preset.batch_size, preset.learning_rate)
-    engine = SequentialEngine(model, episode.dataset.to(device), config.engine, plan=plan, seeds=request.seeds.child("training"))
+    dataset, seeds = episode.dataset.to(device), request.seeds.child("training")
+    engine = SequentialEngine(model, dataset, config.engine, plan=plan, seeds=seeds, graphs=graphs)
     governor = TolariaGovernor(config.governor, episode.dataset.num_classes)
     return Trial(request, episode.context, engine, governor, max_epochs=preset.max_epochs)
 
@@ -80,8 +85,9 @@ def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter
     catalogue = Catalogue.standard()
     device = require_device(config.cluster.env_device, "cluster.env_gpus")
     limits = growth_limits(config.growth, catalogue, facts.family)
+    graphs = Graphs()
     return EnvWorker(
-        TrialBatch(lambda request: make_trial(config, catalogue, request, device=device), make_trainer(config.engine)),
+        TrialBatch(lambda request: make_trial(config, catalogue, request, device=device, graphs=graphs), make_trainer(config.engine)),
         GraphBuilder(limits, steps_per_epoch=facts.steps_per_epoch),
         make_policy=lambda spec: make_scripted(facts, spec),
         reward=config.reward,
@@ -161,13 +167,17 @@ def require_device(device: str, setting: str) -> str:
     return device
 
 
-def prepare_process() -> None:
+def prepare_process(cpus: float = 1.0) -> None:
     """Settings of a process that trains hosts.
 
-    One thread: tiny hosts lose by more, and results then do not depend on the machine's cores. Freed memory is kept for the
-    next step: glibc would hand the large tensors of a population back to the system and fault them in again, step by step.
+    As many threads as the share has whole CPUs, and one below that: more would spin for cores that others use, tiny hosts lose
+    by more, and results then do not depend on the machine's cores. Freed memory is kept for the next step: glibc would hand
+    the large tensors of a population back to the system and fault them in again, step by step.
+
+    Args:
+        cpus: The process's CPU share.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, math.floor(cpus)))
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)

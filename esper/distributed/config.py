@@ -31,7 +31,9 @@ class RolloutConfig:
     rounds: int = setting(28, "policy updates; a round is one episode per environment", ge=1)
     num_envs: int = setting(16, "environments, each playing one host at a time", ge=1)
     envs_per_actor: int = setting(8, "hosts an actor trains in lockstep; results depend on it, not on the number of actors", ge=1)
-    envs_per_context: int = setting(4, "environments in a row that play one context, on seeds of their own; they train faster as one", ge=1)
+    envs_per_context: int = setting(
+        1, "environments that play one context in a round; more are trained faster as one, but a round then teaches less", ge=1
+    )
 
     def __post_init__(self) -> None:
         """Refuse a division that leaves environments over."""
@@ -49,9 +51,11 @@ class ClusterConfig:
     """What the run asks of Ray. With `--local` only the GPU shares matter: 0 keeps hosts or policy on the CPU."""
 
     address: str | None = setting(None, "Ray cluster to join; none starts one on this machine, or joins the job's own")
-    env_cpus: float = setting(0.75, "CPU share of an environment actor", gt=0.0)
+    env_cpus: float = setting(
+        0.75, "CPU share of an environment actor; it computes with as many threads as the share has whole CPUs, at least one", gt=0.0
+    )
     env_gpus: float = setting(0.0, "GPU share of an environment actor: 0, or 1/k for whole k", ge=0.0, le=1.0)
-    learner_cpus: float = setting(0.25, "CPU share of the learner", gt=0.0)
+    learner_cpus: float = setting(0.25, "CPU share of the learner; threads as above", gt=0.0)
     learner_gpus: float = setting(0.0, "GPU share of the learner", ge=0.0, le=1.0)
     sink_cpus: float = setting(0.25, "CPU share of the telemetry sink", gt=0.0)
     call_timeout_sec: float = setting(600.0, "longest wait for any call before the run is given up", unit="s", gt=0.0)

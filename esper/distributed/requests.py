@@ -21,9 +21,9 @@ Groups = list[tuple[EpisodeRequest, ...]]
 
 
 def training_round(round_idx: int, config: RunConfig, seeds: SeedTree) -> Groups:
-    """One episode per environment, on seeds of its own; as many in a row as the settings say play one context.
+    """One episode per environment, on seeds of its own. The contexts are dealt, not drawn: each is played equally often.
 
-    Hosts that are alike train faster as one. The contexts are dealt, not drawn: each is played equally often.
+    Those that play one context stand together, because hosts that are alike train faster as one.
     """
     rollout = config.rollout
     num_contexts = -(-rollout.num_envs // rollout.envs_per_context)
@@ -32,7 +32,7 @@ def training_round(round_idx: int, config: RunConfig, seeds: SeedTree) -> Groups
         EpisodeRequest(i, round_idx, "train", seeds.child("env", i, "episode", round_idx), dealt[i // rollout.envs_per_context])
         for i in range(rollout.num_envs)
     ]
-    return in_groups(requests, rollout.envs_per_actor)
+    return in_groups(sorted(requests, key=lambda request: request.context.name if request.context else ""), rollout.envs_per_actor)
 
 
 def evaluation_episodes(contexts: Sequence[Context], split: Split, *, seeds_per_context: int, root: int, group_size: int) -> Groups:

@@ -111,7 +111,8 @@ class SeedSlot(nn.Module):
             return h
         _, seed, gate = self._planted
         source = seed_input(h, self._manner)
-        return mix_in(h, seed(source), source, gate, alpha=self.alpha, manner=self._manner)
+        s = seed(source).to(h.dtype)  # autocast leaves some values in fp32
+        return mix_in(h, s, source, gate, alpha=self.alpha, manner=self._manner)
 
 
 def seed_input(h: Tensor, manner: Manner) -> Tensor:

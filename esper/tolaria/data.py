@@ -69,7 +69,7 @@ def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> It
     """
     order = torch.randperm(len(dataset.train_y), generator=generator).to(dataset.train_y.device)
     for index in torch.split(order, batch_size):
-        yield dataset.train_x[index], dataset.train_y[index]
+        yield dataset.train_x.index_select(0, index), dataset.train_y.index_select(0, index)
 
 
 def augment(x: Num[Tensor, B * shape], kind: Augmentation, generator: torch.Generator) -> Num[Tensor, B * shape]:  # noqa: F821

@@ -5,12 +5,17 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-from benchmarks import bench_env_step, bench_memory, bench_policy
+from benchmarks import bench_counterfactual, bench_env_step, bench_memory, bench_policy, bench_population
+from benchmarks.bare import LAYOUTS, Layout, train_each, train_in_channels
 from benchmarks.graphs import host_graph, repeated, with_edges
 from benchmarks.measure import figure
-from benchmarks.workloads import make_workload
+from benchmarks.members import BLUEPRINTS, find_case, grow, make_engines
+from benchmarks.workloads import cnn_of, make_workload
 from esper.leyline.rng import SeedTree
+from esper.tolaria.engine.choose import Measurement
+from esper.tolaria.engine.together import likeness
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,11 +39,19 @@ def check(result: dict[str, Any], path: Path, names: set[str], *, is_positive: b
 @pytest.mark.parametrize("preset", ["reference", "image-mix"])
 def test_env_step_benchmark_reports_throughput_beside_bare_pytorch(tmp_path: Path, preset: str) -> None:
     path = tmp_path / "result.json"
-    result = bench_env_step.main(["--repeats", "1", "--envs", "2", "--preset", preset, "--only", "P1", "--json", str(path), *SMALL])
-    check(result, path, {"P1_learned", "P1_random"})
-    workload = result["figures"]["P1_learned"]["workload"]
-    assert (workload["num_train"], workload["num_val"], workload["max_epochs"]) == (64, 32, 2)
-    assert set(result["figures"]["P1_random"]["share_of_bare"]) == {"contiguous", "channels_last", "channels_last_bf16"}
+    result = bench_env_step.main([*SMALL, "--repeats", "1", "--envs", "1", "2", "--preset", preset, "--only", "P1", "--json", str(path)])
+    check(result, path, {f"P1_{policy}_K{num_envs}" for policy in ("learned", "random") for num_envs in (1, 2)})
+    learned = result["figures"]["P1_learned_K2"]
+    workload = learned["workload"]
+    assert (workload["num_train"], workload["num_val"], workload["max_epochs"], workload["num_envs"]) == (64, 32, 2, 2)
+    layouts = {"contiguous", "channels_last", "channels_last_bf16"}
+    assert set(result["figures"]["P1_random_K1"]["share_of_bare"]) == layouts
+    assert set(learned["share_of_bare"]) == layouts | {f"in_channels_{layout}" for layout in layouts}
+    assert learned["ratio"] == pytest.approx(min(learned["share_of_bare"].values()))
+    shares = learned["shares_of_cpu"]
+    assert set(shares) == {"training", "evaluation", "probe", "observation", "decisions", "rest"}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert min(shares.values()) > 0.0
 
 
 def test_reference_workload_has_the_sizes_it_is_compared_at() -> None:
@@ -53,9 +66,40 @@ def test_reference_workload_has_the_sizes_it_is_compared_at() -> None:
 
 def test_counterfactual_benchmark_brings_three_seeds_to_life(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    result = bench_env_step.main(["--repeats", "2", "--preset", "reference", "--only", "P5", "--json", str(path), *SMALL[:3]])
-    check(result, path, {"P5"})
-    assert "8 configurations" in result["figures"]["P5"]["what"]
+    result = bench_counterfactual.main([*SMALL[:3], "--repeats", "2", "--envs", "2", "--presets", "reference", "--json", str(path)])
+    check(result, path, {"P5_reference_sequential", "P5_reference_population"}, is_positive=False)
+    assert all("8 configurations" in measured["what"] for measured in result["figures"].values())
+
+
+def test_population_benchmark_compares_bare_and_grown_hosts_of_every_family(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    hosts = ["blind0 8×8", "mlp 16-16", "t-noattn"]
+    result = bench_population.main([*SMALL[:3], "--repeats", "1", "--members", "2", "--no-goals", "--json", str(path), "--hosts", *hosts])
+    check(result, path, {f"{host} K=2" for host in hosts})
+    rows = [Measurement(**measured["measurement"]) for measured in result["figures"].values()]
+    assert [row.family for row in rows] == ["cnn", "mlp", "transformer"]
+    assert all(row.num_members == 2 and row.grown_one_by_one_ms > row.one_by_one_ms for row in rows)
+
+
+@pytest.mark.parametrize("host", ["impaired 32×32", "t-full", "mlp 64-64"])
+def test_hosts_are_alike_and_grow_in_every_slot(host: str) -> None:
+    case = find_case(host)
+    engines = make_engines(case, 2, SMALL[:3])
+    assert likeness(engines[0]) == likeness(engines[1]) is not None
+    grow(engines, BLUEPRINTS[case.family])
+    kinds = [[seed.blueprint_id for seed in engine.model.seed_reports() if seed is not None] for engine in engines]
+    assert all(len(own) == len(engine.model.specs) for own, engine in zip(kinds, engines, strict=True))
+    assert kinds[0][1:] == kinds[1][:-1]
+    assert all(engine.model.live_slots() == tuple(range(len(engine.model.specs))) for engine in engines)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bare_hosts_in_channels_learn_like_bare_hosts(layout: Layout) -> None:
+    workload = make_workload("reference", SMALL)
+    episodes = [workload.make_episode(request) for request in workload.requests(0, 3)]
+    before = [parameter.detach().clone() for parameter in cnn_of(episodes[0]).parameters()]
+    assert train_in_channels(episodes, workload.plan, layout) == train_each(episodes, workload.plan, layout) == 6
+    assert any(not torch.equal(old, new) for old, new in zip(before, cnn_of(episodes[0]).parameters(), strict=True))
 
 
 def test_start_benchmark_times_a_process(tmp_path: Path) -> None:

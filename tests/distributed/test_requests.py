@@ -30,11 +30,12 @@ def test_environments_in_a_row_share_a_context_and_contexts_take_turns() -> None
     rounds = [[request for group in training_round(index, config, SeedTree(0)) for request in group] for index in range(5)]
     for requests in rounds:
         assert [request.context for request in requests[::2]] == [request.context for request in requests[1::2]]
+        assert sorted(request.env_id for request in requests) == list(range(8))
     played = Counter(request.context for requests in rounds for request in requests)
     assert set(played.values()) == {10}
     assert set(played) == set(contexts(config.task, "train"))
-    orders = {tuple(request.context for request in requests) for requests in rounds}
-    assert len(orders) > 1
+    members = {tuple(request.env_id for request in requests) for requests in rounds}
+    assert len(members) > 1
 
 
 def test_contexts_dealt_in_a_row_differ_in_their_tasks() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from esper.tolaria import (
     EngineConfig,
     EpisodeRequest,
     GovernorConfig,
+    OneByOne,
     SequentialEngine,
     TaskConfig,
     TolariaGovernor,
@@ -26,6 +27,7 @@ from esper.tolaria import (
     Trial,
     TrialBatch,
 )
+from esper.tolaria.data import Augmentation
 from esper.tolaria.engine.together import Together
 from esper.tolaria.tasks import make_episode
 from esper.tolaria.tasks.base import Context
@@ -34,7 +36,6 @@ from esper.urza import Catalogue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from esper.leyline.ports import Catalogue as CatalogueProtocol
     from esper.leyline.reports import TrialReport
     from esper.tolaria.data import Dataset
     from esper.tolaria.engine.base import Trainer
@@ -66,14 +67,14 @@ class World:
     family: HostFamily = "cnn"
     context: Context | None = None
     """None means the family's own."""
-    growth: GrowthConfig = GrowthConfig(**OPEN)
-    engine: EngineConfig = EngineConfig()
-    governor: GovernorConfig = GovernorConfig()
+    growth: GrowthConfig = field(default_factory=lambda: GrowthConfig(**OPEN))
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    governor: GovernorConfig = field(default_factory=GovernorConfig)
     sizes: tuple[int, int, int] = SIZES
     max_epochs: int = 10
     dtype: torch.dtype = torch.float64
-    augmentation: str = "none"
-    catalogue: CatalogueProtocol = STANDARD
+    augmentation: Augmentation = "none"
+    catalogue: Catalogue = STANDARD
 
     def request(self, seed: int, env_id: int = 0) -> EpisodeRequest:
         return EpisodeRequest(env_id, 3, "train", SeedTree(seed).child("env", env_id), self.context or CONTEXTS[self.family][1])
@@ -107,8 +108,12 @@ def as_one() -> Together:
     return Together(lambda _: True, insists=True)
 
 
-def always(*members: object) -> bool:
-    return True
+class Player(Protocol):
+    """Decides for one member."""
+
+    def decide(self, report: TrialReport) -> FactoredAction:
+        """What is done next."""
+        ...
 
 
 class Scripted:
@@ -116,7 +121,8 @@ class Scripted:
 
     Args:
         seed: Source of the decisions.
-        keeps: Share of seeds' moments in which a pruning is thought better of, and a permanent seed chosen where possible.
+        member: For whom.
+        keeps: Share of the moments in which a seed is not pruned, and made permanent where possible.
     """
 
     def __init__(self, seed: int, member: int, *, keeps: float = 0.6) -> None:
@@ -138,7 +144,13 @@ class Scripted:
 
 
 def play(
-    world: World, trainer: Trainer, *, seed: int, members: Sequence[int], before_step: Callable[[TrialBatch, int], None] | None = None
+    world: World,
+    trainer: Trainer,
+    *,
+    seed: int,
+    members: Sequence[int],
+    make_player: Callable[[int, int], Player] = Scripted,
+    meddle: Callable[[dict[int, Trial], int], None] | None = None,
 ) -> list[list[TrialReport]]:
     """Whole episodes in lockstep; for every member the list of its reports.
 
@@ -147,15 +159,16 @@ def play(
         trainer: Who trains.
         seed: Of everything random.
         members: Which of the world's episodes play; each is the same whoever else plays.
-        before_step: May meddle with the batch; it is told the epoch.
+        make_player: Who decides, made of the seed and the member.
+        meddle: Told the trials by member, and the epoch, before every step.
     """
     batch = TrialBatch(world.make, trainer)
     reports = batch.start([world.request(seed, member) for member in members])
-    players = [Scripted(seed, member) for member in members]
+    players = [make_player(seed, member) for member in members]
     lives = [[report] for report in reports]
     while not all(report.done for report in reports):
-        if before_step is not None:
-            before_step(batch, len(lives[0]) - 1)
+        if meddle is not None:
+            meddle(dict(zip(members, batch.trials, strict=True)), max(map(len, lives)) - 1)
         running = [not report.done for report in reports]
         actions = [player.decide(r) if not r.done else FactoredAction() for player, r in zip(players, reports, strict=True)]
         reports = batch.step(actions)
@@ -174,9 +187,9 @@ def differences(a: Any, b: Any, *, where: str = "report") -> Iterator[tuple[str,
         equal = a == b or (math.isnan(a) and math.isnan(b))
         yield where, 0.0 if equal else abs(a - b) / (1.0 + abs(a)) if math.isfinite(a - b) else math.inf
     elif is_dataclass(a) and type(a) is type(b):
-        for field in fields(a):
-            if field.compare and field.name != "timings":
-                yield from differences(getattr(a, field.name), getattr(b, field.name), where=f"{where}.{field.name}")
+        for part in fields(a):
+            if part.compare and part.name != "timings":
+                yield from differences(getattr(a, part.name), getattr(b, part.name), where=f"{where}.{part.name}")
     elif isinstance(a, tuple | list) and isinstance(b, tuple | list) and len(a) == len(b):
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from differences(x, y, where=f"{where}[{index}]")
@@ -188,3 +201,13 @@ def differences(a: Any, b: Any, *, where: str = "report") -> Iterator[tuple[str,
 def furthest(a: Any, b: Any) -> tuple[float, str]:
     """The largest difference, and where it is."""
     return max((gap, where) for where, gap in differences(a, b))
+
+
+def grown(world: World, seed: int, count: int, *, epochs: int = 6) -> list[Trial]:
+    """Trials after a few epochs of growth, trained one by one."""
+    batch = TrialBatch(world.make, OneByOne())
+    reports = batch.start(world.requests(seed, count))
+    players = [Scripted(seed, member, keeps=0.9) for member in range(count)]
+    for _ in range(epochs):
+        reports = batch.step([player.decide(report) for player, report in zip(players, reports, strict=True)])
+    return list(batch.trials)

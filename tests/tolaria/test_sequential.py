@@ -13,13 +13,25 @@ from esper.kasmina.config import GrowthConfig
 from esper.kasmina.hosts import CNNHost, CNNHostConfig, TransformerHost, TransformerHostConfig
 from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.surgery import GrowthTransaction
-from esper.leyline.actions import LifecycleOp
+from esper.leyline.actions import BlendStyle, LifecycleOp
 from esper.leyline.rng import SeedTree
 from esper.tolaria import EngineConfig, SequentialEngine, TrainingPlan
 from esper.tolaria.data import Dataset
+from esper.tolaria.engine.compiled import Graphs, run_host
 from esper.tolaria.engine.schedule import hold_then_decay
 from esper.tolaria.tasks import make_episode
-from tests.fakes.growth import NormedHost, begin_blending, begin_holding, fossilize, make_host, make_model, randomise
+from tests.fakes.growth import (
+    NormedHost,
+    backward,
+    begin_blending,
+    begin_holding,
+    begin_training,
+    fossilize,
+    make_batch,
+    make_host,
+    make_model,
+    randomise,
+)
 from tests.tolaria.trials import CATALOGUE, CONTEXT, LIVELY, TASK, act, are_equal, weights
 
 if TYPE_CHECKING:
@@ -244,3 +256,93 @@ def test_a_frozen_host_is_not_trained() -> None:
     engine.train_epoch(0)
     changed = {name for name, tensor in weights(engine.model).items() if not torch.equal(tensor, before[name])}
     assert changed == {"host.classifier.weight", "host.classifier.bias"}
+
+
+def grown_engine(**config: Any) -> SequentialEngine:
+    model = make_model()
+    fossilize(model, 1)
+    begin_blending(model, 0)
+    begin_training(model, 2)
+    return engine_for(model, images(), **config)
+
+
+def test_channels_last_gives_the_numbers_of_contiguous_values() -> None:
+    plain, other = (grown_engine(memory_format=name) for name in ("contiguous", "channels_last"))
+    for epoch in range(2):
+        a, b = plain.train_epoch(epoch), other.train_epoch(epoch)
+        assert b.loss == pytest.approx(a.loss, rel=1e-4)
+        assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=1e-3)
+    configurations = [(), (0, 1, 2), (1,)]
+    assert other.evaluate("test", configurations).losses == pytest.approx(plain.evaluate("test", configurations).losses, rel=1e-3)
+    assert all(p.is_contiguous() for p in other.model.parameters())
+
+
+def test_bf16_stays_close_to_fp32_and_leaves_weights_and_optimizer_in_fp32() -> None:
+    full, half = (grown_engine(precision=name) for name in ("fp32", "bf16"))
+    losses = [engine.train_epoch(0).loss for engine in (full, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    configurations = [(), (0, 1, 2), (1,)]
+    evaluations = [engine.evaluate("test", configurations).losses for engine in (full, half)]
+    assert evaluations[1] == pytest.approx(evaluations[0], rel=0.02)
+    states = [value for state in half.optimizer.state.values() for value in state.values()]
+    assert all(tensor.dtype is torch.float32 for tensor in [*half.model.parameters(), *states])
+
+
+def blending_model(blueprint: str, style: BlendStyle) -> MorphogeneticModel:
+    """A seed of the real catalogue that is half blended in."""
+    rules = GrowthConfig(auto_advance=True, min_training_epochs=0, min_gradient_health=0.0)
+    model = MorphogeneticModel(make_host("cnn"), CATALOGUE, rules, SeedTree(1))
+    model.apply(act(LifecycleOp.GERMINATE, 1, blueprint=CATALOGUE.place(blueprint), style=style), val_accuracy=20.0)
+    randomise(model, 1)
+    for _ in range(5):
+        backward(model.train(), *make_batch())
+        model.observe_gradients()
+        model.tick(val_accuracy=20.0, contributions={}, solo={})
+        if model.seed_slots[1].alpha > 0.0:
+            return model
+    raise AssertionError(f"{blueprint} was not blended in")
+
+
+@pytest.mark.parametrize("style", [BlendStyle.LINEAR_ADD, BlendStyle.LINEAR_MULTIPLY, BlendStyle.GATED_GATE])
+def test_every_blueprint_and_mix_trains_alike_in_every_layout(style: BlendStyle) -> None:
+    one_batch = replace(PLAN, batch_size=40)
+    layouts: list[dict[str, Any]] = [{}, {"memory_format": "channels_last"}, {"memory_format": "channels_last", "precision": "bf16"}]
+    for blueprint in CATALOGUE.names("cnn"):
+        found = []
+        for config in layouts:
+            settings_of = EngineConfig(**{"memory_format": "contiguous", "precision": "fp32", **config})
+            engine = SequentialEngine(blending_model(blueprint, style), images(), settings_of, plan=one_batch, seeds=SeedTree(2))
+            before = engine.evaluate("val", [(), (1,)]).losses
+            result = engine.train_epoch(0)
+            found.append((before, result.loss, result.gradient_norm))
+        (losses, loss, norm), same, close = found
+        assert same[0] == pytest.approx(losses, rel=1e-4), blueprint
+        assert same[1:] == pytest.approx((loss, norm), rel=1e-3), blueprint
+        assert close[0] == pytest.approx(losses, rel=0.05), blueprint
+        assert close[1:] == pytest.approx((loss, norm), rel=0.15), blueprint
+
+
+def test_hosts_that_share_graphs_are_compiled_once() -> None:
+    made: list[int] = []
+
+    def make() -> Any:
+        made.append(1)
+        return run_host
+
+    graphs = Graphs(make)
+    for seed in (2, 3):
+        engine = SequentialEngine(
+            make_model(), images(), EngineConfig(compile="on"), plan=replace(PLAN, batch_size=20), seeds=SeedTree(seed), graphs=graphs
+        )
+        engine.train_epoch(0)
+    assert (len(made), len(graphs)) == (1, 1)
+
+
+@pytest.mark.slow
+def test_compiled_epochs_differ_from_eager_ones_by_rounding() -> None:
+    for precision, tolerance in (("fp32", 1e-4), ("bf16", 0.02)):
+        eager, compiled = (grown_engine(memory_format="channels_last", precision=precision, compile=name) for name in ("off", "on"))
+        for epoch in range(2):
+            assert compiled.train_epoch(epoch).loss == pytest.approx(eager.train_epoch(epoch).loss, rel=tolerance)
+        assert compiled.evaluate("val", [(0, 1, 2)]).losses == pytest.approx(eager.evaluate("val", [(0, 1, 2)]).losses, rel=10 * tolerance)

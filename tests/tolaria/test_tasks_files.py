@@ -127,6 +127,63 @@ def test_parquet_images_round_trip(tmp_path: Path, form: str) -> None:
     scaled = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - 127).flatten(1)
     correlation = torch.corrcoef(torch.cat([dataset.train_x.flatten(1), scaled]))[:20, 20:]
     assert float(correlation.amax(1).min()) > 0.99, "every image drawn is one of those written"
+    drawn = scaled.view(40, 3, 8, 8)[correlation.argmax(1)]
+    expected = (drawn - drawn.mean((0, 2, 3), keepdim=True)) / drawn.std((0, 2, 3), keepdim=True)
+    assert torch.allclose(dataset.train_x, expected, atol=1e-5)
+
+
+def test_lists_that_are_not_whole_numbers_keep_their_values(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).normal(size=(40, 4, 4))
+    _write(tmp_path, {"image": pixels.tolist(), "label": np.arange(40) % 4})
+    train_x = make_episode(_config("parquet-images", tmp_path), "train", SeedTree(0)).dataset.train_x
+    correlation = torch.corrcoef(torch.cat([train_x.flatten(1), torch.from_numpy(pixels).float().flatten(1)]))[:20, 20:]
+    drawn = torch.from_numpy(pixels).float()[correlation.argmax(1)]
+    assert torch.allclose(train_x[:, 0], (drawn - drawn.mean()) / drawn.std(), atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["parquet-images", "parquet-tokens"])
+def test_parquet_is_decoded_once_and_again_when_it_changed(tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    column, cells = ("image", _images(40).tolist()) if preset == "parquet-images" else ("tokens", [[1, 2, 3]] * 40)
+    _write(tmp_path, {column: cells, "label": np.arange(40) % 4})
+    first = make_episode(_config(preset, tmp_path), "train", SeedTree(0)).dataset
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "ParquetFile", None)
+        again = make_episode(_config(preset, tmp_path), "train", SeedTree(0)).dataset
+        other = make_episode(_config(preset, tmp_path), "train", SeedTree(1)).dataset
+    assert torch.equal(first.train_x, again.train_x) and torch.equal(first.train_y, again.train_y)
+    assert not torch.equal(first.train_y, other.train_y)
+    _write(tmp_path, {column: cells, "label": np.arange(40) % 7})
+    assert make_episode(_config(preset, tmp_path), "train", SeedTree(0)).dataset.num_classes == 7
+
+
+def test_another_column_of_the_same_file_is_another_data_set(tmp_path: Path) -> None:
+    _write(tmp_path, {"image": _images(40).tolist(), "label": np.arange(40) % 4, "colour": np.arange(40) % 3})
+    by_label = make_episode(_config("parquet-images", tmp_path), "train", SeedTree(0)).dataset
+    by_colour = make_episode(_config("parquet-images", tmp_path, label_column="colour"), "train", SeedTree(0)).dataset
+    assert (by_label.num_classes, by_colour.num_classes) == (4, 3)
+    assert torch.equal(by_label.train_x, by_colour.train_x)
+
+
+def test_what_is_decoded_lies_beside_the_files_or_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    data.mkdir()
+    (data / ".esper").write_text("in the way of the folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    _write(data, {"image": _images(40).tolist(), "label": np.arange(40) % 4})
+    make_episode(_config("parquet-images", data), "train", SeedTree(0))
+    assert len(list(cache.glob("esper/*/train_x.npy"))) == 1
+    (data / ".esper").unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    make_episode(_config("parquet-images", data), "train", SeedTree(0))
+    assert len(list(data.glob(".esper/*/train_x.npy"))) == 1 and not (tmp_path / "other").exists()
+
+
+def test_nowhere_to_keep_what_is_decoded_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path, {"image": _images(40).tolist(), "label": np.arange(40) % 4})
+    (tmp_path / ".esper").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "train.parquet"))
+    with pytest.raises(ConfigError, match=r"none can be written in .*\.esper .*make one of these folders writable, or set XDG_CACHE_HOME"):
+        make_episode(_config("parquet-images", tmp_path), "train", SeedTree(0))
 
 
 def test_gray_images_get_one_channel(tmp_path: Path) -> None:
@@ -157,6 +214,9 @@ def test_parquet_tokens_round_trip(tmp_path: Path) -> None:
         ("parquet-tokens", {"tokens": [[1, -2]] * 40, "label": [0] * 40}, "negative token -2"),
         ("parquet-tokens", {"tokens": [[1, 2]] * 40, "label": [-1] * 40}, "negative label -1"),
         ("parquet-tokens", {"tokens": [[1, 2]] * 39 + [None], "label": [0] * 40}, "1 empty cells"),
+        ("parquet-tokens", {"tokens": [[1, 2]] * 39 + [[1, None]], "label": [0] * 40}, "1 empty tokens"),
+        ("parquet-tokens", {"tokens": [[1, 2]] * 40, "label": [0] * 39 + [None]}, "'label' has 1 empty cells in rows 0…39"),
+        ("parquet-images", {"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, "has no rows"),
     ],
 )
 def test_schema_errors_name_the_column_and_what_is_right(tmp_path: Path, preset: str, columns: dict[str, Any], message: str) -> None:

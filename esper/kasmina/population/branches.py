@@ -119,8 +119,8 @@ class Branches:
 
 def _run(runner: SeedRunner, h: Tensor, tensors: Sequence[Tensor], members: Sequence[int]) -> Tensor:
     own = runner.cell.members
-    places = [own.index(member) for member in members]
-    if tuple(members) != own:
-        index = torch.tensor(places, device=h.device)
-        tensors = [tensor.index_select(0, index) for tensor in tensors]
-    return runner.run(h, tensors, [runner.cell.places[place] for place in places])
+    if tuple(members) == own:
+        return runner.run(h, tensors)
+    rows = [own.index(member) for member in members]
+    index = torch.tensor(rows, device=h.device)
+    return runner.run(h, [tensor.index_select(0, index) for tensor in tensors], rows)

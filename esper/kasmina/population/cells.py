@@ -21,6 +21,7 @@ class Cell:
     """Seeds of one slot with the same blueprint: they run as one. Gates are all used or all left out; all learn or none."""
 
     slot: int
+    blueprint_id: str
     members: tuple[int, ...]
     """Whose seeds they are. Those that are treated alike stand together, and among them those of equal age."""
     places: tuple[SeedSlot, ...]
@@ -39,8 +40,13 @@ class Cell:
 
     @property
     def parameters(self) -> list[list[nn.Parameter]]:
-        """Of every member, the parameters of these modules."""
-        return [[parameter for module in _computing(place) for parameter in module.parameters()] for place in self.places]
+        """Of every member, the parameters of these modules that are trained, or all where the cell does not learn."""
+        return [[parameter for module in _computing(place) for _, parameter in own_parameters(module, self)] for place in self.places]
+
+
+def own_parameters(module: nn.Module, cell: Cell) -> list[tuple[str, nn.Parameter]]:
+    """Parameters of a module that belong to each member, by name; what a blueprint has frozen stays with the module."""
+    return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad is cell.learns]
 
 
 def runs_of_manners(places: Sequence[SeedSlot]) -> list[tuple[Manner, int]]:
@@ -62,9 +68,9 @@ def _cells_of(slot: int, models: Sequence[MorphogeneticModel]) -> tuple[Cell, ..
             order = manner.is_incubating, manner.isolates, int(manner.operator), seed.age_epochs, member
             groups.setdefault(key, []).append(order)
     cells = []
-    for _, orders in sorted(groups.items()):
+    for (blueprint_id, _, _), orders in sorted(groups.items()):
         members = tuple(order[-1] for order in sorted(orders))
-        cells.append(Cell(slot, members, tuple(models[member].seed_slots[slot] for member in members)))
+        cells.append(Cell(slot, blueprint_id, members, tuple(models[member].seed_slots[slot] for member in members)))
     return tuple(cells)
 
 

@@ -50,11 +50,11 @@ class StackedHost(Protocol):
 
 def stacked_host(host: object) -> StackedHost | None:
     """The twin of a shipped host; None for any other, of which only the host itself knows how it computes."""
-    if isinstance(host, CNNHost):
+    if type(host) is CNNHost:  # a subclass may compute anything
         return StackedCNNHost(host.config)
-    if isinstance(host, MLPHost):
+    if type(host) is MLPHost:
         return StackedMLPHost(host.config)
-    if isinstance(host, TransformerHost):
+    if type(host) is TransformerHost:
         return StackedTransformerHost(host.config)
     return None
 

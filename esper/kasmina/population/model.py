@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from esper.kasmina.model import evaluating
 from esper.kasmina.population.branches import Branches
 from esper.kasmina.population.cells import find_cells
 from esper.kasmina.population.hosts import stacked_host
-from esper.kasmina.population.seeds import SeedRunner
+from esper.kasmina.population.seeds import SeedRunner, Surroundings, no_surroundings
 from esper.kasmina.population.stack import StackPlan
 from esper.kasmina.population.storage import Block, Storage
 from esper.kasmina.slot import Manner
@@ -51,9 +53,10 @@ class Population:
     """
 
     def __init__(self, models: Sequence[MorphogeneticModel]) -> None:
+        obstacles = {obstacle for model in models if (obstacle := find_obstacle(model)) is not None}
         host = stacked_host(models[0].host)
-        if host is None:
-            raise ValueError(f"hosts of the kind {type(models[0].host).__name__} cannot run as one")
+        if obstacles or host is None:
+            raise ValueError(f"these hosts cannot run as one: {', '.join(sorted(obstacles))}")
         self.models = tuple(models)
         self._host = host
         self._host_plan = StackPlan(models[0].get_submodule("host"))
@@ -72,21 +75,26 @@ class Population:
         )
 
     def is_current(self, models: Sequence[MorphogeneticModel]) -> bool:
-        """Whether these are its models, grown as they were when it was made."""
-        return self.models == tuple(models) and self._likeness == _likeness(models)
+        """Whether these are its models, grown as they were when it was made, and their numbers still lie in its storage."""
+        return self.models == tuple(models) and self._likeness == _likeness(models) and self.storage.is_in_use()
 
     def arrange(self, x: Tensor) -> Tensor:
         """Bring inputs [K, B, …] into the layout in which the population computes."""
         return self._host.arrange(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [K, B, classes] or [K, B, T, classes] in training, differentiable with respect to `storage.leaf`."""
+    def forward(self, x: Tensor, surroundings: Surroundings = no_surroundings) -> Tensor:
+        """Logits [K, B, classes] or [K, B, T, classes] in training, differentiable with respect to `storage.leaf`.
+
+        Args:
+            x: Inputs of every member, arranged.
+            surroundings: For seeds that run member by member.
+        """
         host, tensors = self._tensors(with_grad=True)
 
         def visit(segment: int, h: Tensor) -> Tensor:
             for slot in self._slots_behind.get(segment, ()):
                 if self._runners[slot]:
-                    h = self._grow(h, self._runners[slot], tensors[slot])
+                    h = self._grow(h, self._runners[slot], tensors[slot], surroundings)
             return h
 
         layers = self._host_plan.bind(host)
@@ -113,7 +121,8 @@ class Population:
             zeros[layer_id] = (value.detach() == 0).flatten(1).float().mean(1)
 
         layers = self._host_plan.bind(host)
-        logits = self._host.run(lambda: layers, x, visit, record)
+        with self._evaluating():
+            logits = self._host.run(lambda: layers, x, visit, record)
         return Trace(logits, tuple(values[slot] for slot in range(len(self._runners))), zeros)
 
     @torch.no_grad()
@@ -142,7 +151,8 @@ class Population:
             index = torch.tensor(members, device=x.device)
             return self._host_plan.bind([tensor.index_select(0, index) for tensor in host])
 
-        return self._host.run(layers, x, visit), branches.rows_of_configurations()
+        with self._evaluating():
+            return self._host.run(layers, x, visit), branches.rows_of_configurations()
 
     def layer_columns(self) -> list[list[int]]:
         """For every host layer, which of the host's parameters are its own."""
@@ -157,16 +167,34 @@ class Population:
         seeds = iter(rest)
         return host, [[next(seeds) for _ in runners] for runners in self._runners]
 
-    def _grow(self, h: Tensor, runners: Sequence[SeedRunner], tensors: Sequence[Sequence[Tensor]]) -> Tensor:
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode for seeds that run member by member."""
+        with ExitStack() as stack:
+            for module in (module for runners in self._runners for runner in runners for module in runner.own_modules):
+                stack.enter_context(evaluating(module))
+            yield
+
+    def _grow(self, h: Tensor, runners: Sequence[SeedRunner], tensors: Sequence[Sequence[Tensor]], surroundings: Surroundings) -> Tensor:
         """Run the seeds behind one slot, and pass the members by that have none."""
         size = len(self.models)
         taken = [member for runner in runners for member in runner.cell.members]
         order = taken + sorted(set(range(size)) - set(taken))
         sizes = [len(runner.cell.members) for runner in runners] + [size - len(taken)]
         *parts, passed = _reorder(h, order).split(sizes)
-        grown = [runner.run(part, own, runner.cell.places) for runner, part, own in zip(runners, parts, tensors, strict=True)]
+        grown = [runner.run(part, own, surroundings=surroundings) for runner, part, own in zip(runners, parts, tensors, strict=True)]
         joined = torch.cat([*grown, passed]) if len(taken) < size else (torch.cat(grown) if len(grown) > 1 else grown[0])
         return _reorder(joined, sorted(range(size), key=order.__getitem__))
+
+
+def find_obstacle(model: MorphogeneticModel) -> str | None:
+    """Why a model can only run by itself; None if it can run with others of its shape."""
+    host = model.get_submodule("host")
+    if stacked_host(model.host) is None or next(host.buffers(), None) is not None:
+        return f"a {type(host).__name__} has no stacked twin"
+    if not all(parameter.requires_grad for parameter in host.parameters()):
+        return f"parts of a {type(host).__name__} are frozen"
+    return None
 
 
 class _Reordered(torch.autograd.Function):

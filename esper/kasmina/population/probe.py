@@ -57,11 +57,11 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 
 def _slot_figures(value: Tensor, gradient: Tensor, family: HostFamily) -> Tensor:
     """Gradient norm per root of size, mean, standard deviation over samples and positions, and over positions, [4, K]."""
-    positions = _positions(value, family)
+    positions = _positions(value.contiguous(), family)
     means = positions.mean((2, 3))
     spread = (positions - means[:, :, None, None]).square_().mean((2, 3)).sqrt().mean(1)
     spatial = (positions - positions.mean(2, keepdim=True)).square_().mean(2).sqrt().mean((1, 2))
-    norm = gradient.flatten(1).norm(dim=1) / gradient[0].numel() ** 0.5
+    norm = gradient.contiguous().flatten(1).norm(dim=1) / gradient[0].numel() ** 0.5
     return torch.stack([norm, means.mean(1), spread, spatial])
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.population.cells import Cell, runs_of_manners
+from esper.kasmina.model import BlueprintError
+from esper.kasmina.population.cells import Cell, own_parameters, runs_of_manners
 from esper.kasmina.population.stack import StackPlan
 from esper.kasmina.slot import SeedSlot, mix_in, seed_input
 from esper.leyline.layer_ops import LayerOps, Stackable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from esper.leyline.host import HostFamily
+
+Surroundings = Callable[[int], AbstractContextManager[None]]
+"""What surrounds the forward pass of a member's own module, as its source of random numbers."""
+
+
+def no_surroundings(member: int) -> AbstractContextManager[None]:  # noqa: ARG001
+    """Nothing, for passes in which no module draws random numbers."""
+    return nullcontext()
 
 
 class SeedRunner:
@@ -31,53 +42,99 @@ class SeedRunner:
     def __init__(self, cell: Cell, family: HostFamily, ops: LayerOps) -> None:
         seed, *gate = cell.modules
         self.cell = cell
-        self._num_seed_tensors = len(list(seed.parameters()))
-        self._seed = _runner(seed, family, ops)
-        self._gate = _runner(gate[0], family, ops) if gate else None
+        self._family = family
+        self._num_seed_tensors = len(own_parameters(seed, cell))
+        self._seed = _formula(seed, ops) if _is_stackable(seed, self._num_seed_tensors) else None
+        self._gate = _formula(gate[0], ops) if gate else None
 
-    def run(self, h: Tensor, tensors: Sequence[Tensor], places: Sequence[SeedSlot]) -> Tensor:
+    @property
+    def own_modules(self) -> tuple[nn.Module, ...]:
+        """The seeds' own modules, if they run member by member because their blueprint has no formula for all at once."""
+        return tuple(place.planted[1] for place in self.cell.places if place.planted is not None) if self._seed is None else ()
+
+    def run(
+        self, h: Tensor, tensors: Sequence[Tensor], rows: Sequence[int] | None = None, surroundings: Surroundings = no_surroundings
+    ) -> Tensor:
         """Value behind the slot.
 
         Args:
-            h: Value before it, members in front.
-            tensors: Parameters of the seed and then of its gate, with the same members in front.
-            places: The slots of these members: the cell's, or some of them in the cell's order.
+            h: Value before it, rows in front.
+            tensors: Parameters of the seed and then of its gate, with the same rows in front.
+            rows: Which of the cell's seeds each row is for, in the cell's order; None means all of them, once.
+            surroundings: For modules that run member by member.
+
+        Raises:
+            BlueprintError: If the blueprint fails.
         """
+        rows = range(len(self.cell.places)) if rows is None else rows
+        places = [self.cell.places[row] for row in rows]
         runs = runs_of_manners(places)
         parts = h.split([count for _, count in runs]) if len(runs) > 1 else (h,)
         sources = [seed_input(part, manner) for part, (manner, _) in zip(parts, runs, strict=True)]
-        values = self._seed(tensors[: self._num_seed_tensors], torch.cat(sources) if len(runs) > 1 else sources[0])
+        values = self._grow(_joined(sources), tensors, rows, surroundings)
         seeds = values.split([count for _, count in runs]) if len(runs) > 1 else (values,)
-        gate = None if self._gate is None else partial(self._gate, tensors[self._num_seed_tensors :])
+        gates = tensors[self._num_seed_tensors :]
         mixed, first = [], 0
         for part, s, source, (manner, count) in zip(parts, seeds, sources, runs, strict=True):
-            alpha = _alpha([place.alpha for place in places[first : first + count]], h)
+            last = first + count
+            alpha = _alpha([place.alpha for place in places[first:last]], h)
+            gate = None if self._gate is None else partial(self._gate, [tensor[first:last] for tensor in gates])
             mixed.append(mix_in(part, s, source, gate, alpha=alpha, manner=manner))
-            first += count
+            first = last
         return torch.cat(mixed) if len(runs) > 1 else mixed[0]
+
+    def _grow(self, h: Tensor, tensors: Sequence[Tensor], rows: Sequence[int], surroundings: Surroundings) -> Tensor:
+        """What the seeds make of their inputs."""
+        own = tensors[: self._num_seed_tensors]
+        if self._seed is None:
+            return torch.stack([self._grow_one(row, h[i], [t[i] for t in own], surroundings) for i, row in enumerate(rows)])
+        try:
+            return self._seed(own, h)
+        except Exception as error:
+            raise self._failure(self.cell.places[0], h, error) from error
+
+    def _grow_one(self, row: int, h: Tensor, tensors: Sequence[Tensor], surroundings: Surroundings) -> Tensor:
+        """What one member's module makes of its input."""
+        place = self.cell.places[row]
+        assert place.planted is not None
+        module = place.planted[1]
+        parameters = {name: tensor for (name, _), tensor in zip(own_parameters(module, self.cell), tensors, strict=True)}
+        x = h.permute(3, 0, 1, 2).contiguous() if self._family == "cnn" else h
+        with surroundings(self.cell.members[row]):
+            try:
+                value: Tensor = torch.func.functional_call(module, parameters, (x,))
+                if value.shape != x.shape:
+                    raise ValueError(f"its value is {list(value.shape)}")
+            except Exception as error:
+                raise self._failure(place, x, error) from error
+        return value.permute(1, 2, 3, 0) if self._family == "cnn" else value
+
+    def _failure(self, place: SeedSlot, x: Tensor, error: Exception) -> BlueprintError:
+        return BlueprintError(self.cell.blueprint_id, place.spec.slot_id, f"running on a value {list(x.shape)}", repr(error))
+
+
+def _joined(sources: Sequence[Tensor]) -> Tensor:
+    """What the seeds are given, as a tensor of its own: its gradient adds up apart, so that it rounds as in any company."""
+    return torch.cat(list(sources)) if len(sources) > 1 else sources[0].view_as(sources[0])
 
 
 def _alpha(alphas: Sequence[float], h: Tensor) -> float | Tensor:
-    """One number where all agree, else one per member that broadcasts over `h`."""
+    """One number where all agree, else one per member that broadcasts over `h`; both rounded alike."""
+    rounded = torch.tensor(alphas, dtype=h.dtype)
     if len(set(alphas)) == 1:
-        return alphas[0]
-    return torch.tensor(alphas, dtype=h.dtype, device=h.device).view(-1, *[1] * (h.ndim - 1))
+        number: float = rounded[:1].numpy().item()  # a tensor's own `item` would look like waiting for a device
+        return number
+    return rounded.view(-1, *[1] * (h.ndim - 1)).to(h.device)
 
 
-def _runner(module: nn.Module, family: HostFamily, ops: LayerOps) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
+def _is_stackable(module: nn.Module, num_own: int) -> bool:
+    """Whether a seed states one formula for all members, and all its numbers are those of a member."""
+    has_buffers = next(module.buffers(), None) is not None
+    return isinstance(module, Stackable) and not has_buffers and len(list(module.parameters())) == num_own
+
+
+def _formula(module: nn.Module, ops: LayerOps) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
     """(parameters, values) → values, with members in front of both."""
-    if isinstance(module, Stackable):
-        plan, value = StackPlan(module), module.value
-        return lambda tensors, h: value(ops, plan.bind(tensors), h)
-    return partial(_one_by_one, module, family)
-
-
-def _one_by_one(module: nn.Module, family: HostFamily, tensors: Sequence[Tensor], h: Tensor) -> Tensor:
-    """Run a module that has no stacked formula on each member alone."""
-    names = [name for name, _ in module.named_parameters()]
-    values = []
-    for member, x in enumerate(h):
-        own = {name: tensor[member] for name, tensor in zip(names, tensors, strict=True)}
-        value = torch.func.functional_call(module, own, (x.permute(3, 0, 1, 2) if family == "cnn" else x,))
-        values.append(value.permute(1, 2, 3, 0) if family == "cnn" and value.ndim == x.ndim else value)
-    return torch.stack(values)
+    assert isinstance(module, Stackable)
+    plan, value = StackPlan(module), module.value
+    return lambda tensors, h: value(ops, plan.bind(tensors), h)

@@ -6,14 +6,15 @@ The members' own parameters are views of it: whoever reads or restores one membe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.population.product import ALIGNMENT_BYTES
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +31,38 @@ class Block:
         return tuple(parameter.shape for parameter in self.rows[0])
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers reserved for every parameter of a row: its own, rounded up to whole lines of memory."""
+        return tuple(_whole_lines(parameter) for parameter in self.rows[0])
+
+    @property
     def row_size(self) -> int:
-        """Numbers in a row."""
-        return sum(shape.numel() for shape in self.shapes)
+        """Numbers reserved for a row."""
+        return sum(self.widths)
 
     @property
     def size(self) -> int:
-        """Numbers in all rows."""
+        """Numbers reserved for all rows."""
         return len(self.rows) * self.row_size
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One member's part of a block."""
+class Place:
+    """Where a parameter lies in the leaf."""
 
     member: int
-    parameters: tuple[nn.Parameter, ...]
+    parameter: nn.Parameter
     start: int
-    stop: int
+    width: int
+    """Numbers reserved, at least as many as the parameter has."""
 
 
 class Storage:
     """Takes over the parameters of `blocks`: from now on they are views of `flat`.
 
-    Blocks that learn come first, so that everything that is trained is one leaf for autograd.
+    Blocks that learn come first, so that everything that is trained is one leaf for autograd. Every parameter begins at a
+    line of memory of its own, so that vectorised kernels treat its numbers alike whoever stands before it; the numbers in
+    between are 0 and so is their gradient.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -61,23 +70,29 @@ class Storage:
         self._order = order
         self.blocks = tuple(blocks[i] for i in order)
         parameters = [parameter for block in self.blocks for row in block.rows for parameter in row]
-        self.flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-        for parameter, view in zip(parameters, self.flat.split([parameter.numel() for parameter in parameters]), strict=True):
-            parameter.data = view.view(parameter.shape)
+        widths = [width for block in self.blocks for _ in block.rows for width in block.widths]
+        self.flat = parameters[0].detach().new_zeros(sum(widths))
+        views = _views(self.flat, parameters, widths)
+        torch._foreach_copy_(views, [parameter.detach() for parameter in parameters])
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.data = view
             parameter.grad = None
-        self.num_learning = sum(block.size for block in self.blocks if block.learns)
+        self._addresses = [(parameter, parameter.data_ptr()) for parameter in parameters]
+        self.places = _places(self.blocks)
+        """Of every parameter that learns, in the order in which they lie in `leaf`."""
+        self._learning = [place.parameter for place in self.places]
+        self._widths = [place.width for place in self.places]
+        self.num_learning = sum(self._widths)
         self.leaf = self.flat[: self.num_learning].detach().requires_grad_()
         """What is trained, as a leaf for autograd."""
 
-    def rows(self) -> Iterator[Row]:
-        """Rows that learn, in the order in which they lie in `leaf`."""
-        start = 0
-        for block in self.blocks:
-            if not block.learns:
-                return
-            for member, parameters in zip(block.members, block.rows, strict=True):
-                yield Row(member, parameters, start, start + block.row_size)
-                start += block.row_size
+    def is_in_use(self) -> bool:
+        """Whether the parameters are still views of it; casting a module, or another storage, takes them away."""
+        return all(parameter.data_ptr() == address for parameter, address in self._addresses)
+
+    def parts(self, values: Tensor) -> list[Tensor]:
+        """Views of a tensor shaped as `leaf`: what belongs to the parameter of every place, in its shape."""
+        return _views(values, self._learning, self._widths)
 
     def stacked(self, *, with_grad: bool) -> list[list[Tensor]]:
         """Parameters of every block as [rows, …], in the order in which the blocks were given.
@@ -99,32 +114,55 @@ class Storage:
 
     def hand_out(self, gradient: Tensor) -> None:
         """Give every parameter that learns its part of a gradient with respect to `leaf`."""
-        for row in self.rows():
-            sizes = [parameter.numel() for parameter in row.parameters]
-            for parameter, part in zip(row.parameters, gradient[row.start : row.stop].split(sizes), strict=True):
-                parameter.grad = part.view(parameter.shape)
+        for parameter, part in zip(self._learning, self.parts(gradient), strict=True):
+            parameter.grad = part
 
     def square_sums(self, values: Tensor, num_members: int) -> Tensor:
         """Sum of squares of what belongs to each member, [K], of a tensor shaped as `leaf`."""
         total = values.new_zeros(num_members)
-        learning = [block for block in self.blocks if block.learns]
-        for block, piece in zip(learning, values.split([block.size for block in learning]), strict=True):
+        for block, piece in self._learning_blocks(values):
             index = torch.tensor(block.members, device=values.device)
             total.index_add_(0, index, piece.view(len(block.rows), -1).square().sum(1))
         return total
 
     def scale(self, values: Tensor, factors: Tensor) -> None:
         """Multiply, in place, what belongs to each member by its factor [K]."""
-        learning = [block for block in self.blocks if block.learns]
-        for block, piece in zip(learning, values.split([block.size for block in learning]), strict=True):
+        for block, piece in self._learning_blocks(values):
             piece.view(len(block.rows), -1).mul_(factors[list(block.members), None])
+
+    def _learning_blocks(self, values: Tensor) -> list[tuple[Block, Tensor]]:
+        learning = [block for block in self.blocks if block.learns and block.size]
+        return list(zip(learning, values.split([block.size for block in learning]), strict=True))
+
+
+def _whole_lines(parameter: Tensor) -> int:
+    line = ALIGNMENT_BYTES // parameter.element_size()
+    return parameter.numel() + -parameter.numel() % line
+
+
+def _places(blocks: Sequence[Block]) -> tuple[Place, ...]:
+    places, start = [], 0
+    for block in (block for block in blocks if block.learns):
+        for member, parameters in zip(block.members, block.rows, strict=True):
+            for parameter, width in zip(parameters, block.widths, strict=True):
+                places.append(Place(member, parameter, start, width))
+                start += width
+    return tuple(places)
+
+
+def _views(values: Tensor, like: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
+    """Views of what is reserved in `values` for tensors, each in the shape of its own."""
+    pieces = values.split(list(widths))
+    return [piece[: tensor.numel()].view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
 
 
 def _columns(piece: Tensor, block: Block) -> list[Tensor]:
     """Cut rows [n · row_size] into one tensor [n, *shape] a parameter."""
-    rows = piece.view(len(block.rows), block.row_size)
-    stops = list(accumulate(shape.numel() for shape in block.shapes))
-    if len(stops) == 1:
-        return [rows.view(len(block.rows), *block.shapes[0])]
-    columns = rows.split([shape.numel() for shape in block.shapes], dim=1)
-    return [column.unflatten(1, shape) if len(shape) else column.squeeze(1) for column, shape in zip(columns, block.shapes, strict=True)]
+    if not block.size:
+        return []
+    rows, shapes, widths = piece.view(len(block.rows), block.row_size), block.shapes, block.widths
+    if len(shapes) == 1 and shapes[0].numel() == block.row_size:
+        return [rows.view(len(block.rows), *shapes[0])]
+    cuts = [cut for shape, width in zip(shapes, widths, strict=True) for cut in (shape.numel(), width - shape.numel())]
+    columns = rows.split(cuts, dim=1)[::2]
+    return [column.unflatten(1, shape) if len(shape) else column.squeeze(1) for column, shape in zip(columns, shapes, strict=True)]

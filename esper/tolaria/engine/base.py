@@ -33,6 +33,19 @@ class EngineConfig:
     hold_frac: float = setting(0.5, "share of the episode at peak learning rate; then it falls linearly to final_lr_frac", ge=0.0, le=1.0)
     final_lr_frac: float = setting(0.1, "learning rate at the end of the episode over the peak", ge=0.0, le=1.0)
     max_grad_norm: float | None = setting(None, "clip the gradient norm of host and seeds together; none leaves it", gt=0.0)
+    memory_format: Literal["auto", "contiguous", "channels_last"] = setting(
+        "auto", "how values of image hosts that train one by one lie in memory; auto takes what was measured to be faster on a CPU"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "arithmetic of forward and backward passes of hosts that train one by one; weights and optimizer stay fp32; "
+        "auto takes bf16 where the CPU has instructions for it and was measured to be faster",
+    )
+    compile: Literal["auto", "off", "on"] = setting(
+        "auto",
+        "torch.compile of training steps of hosts that train one by one; auto compiles once a host was trained for as many steps as it "
+        "takes to pay, with as many still to come. The population engine is always eager, and fp32",
+    )
     probe_samples: int = setting(64, "training samples of the probe that measures slots and layers", unit="samples", ge=2)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esper.leyline.host import HostFamily
 from esper.tolaria.engine.base import EngineConfig, OneByOne, Trainer
@@ -19,50 +19,125 @@ if TYPE_CHECKING:
 
 TABLE = "measured.json"
 """Written by `python -m benchmarks.bench_population --write`."""
+RULE = (
+    "Of the measured hosts of the family, take the nearest in multiply-accumulates and in size of values, both on a logarithmic scale. "
+    "Hosts that are alike run as one, at most as many at once as gained the most there. They run one by one where as many, or the "
+    "next fewer that were measured, did not gain. A gain counts as the smaller of those without seeds and with one in every slot."
+)
+"""What `choose` does, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSize:
+    """What a measurement is looked up by."""
+
+    family: HostFamily
+    macs: int
+    """Multiply-accumulates of the host for one sample."""
+    values: int
+    """Numbers in the widest value of one training batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Hosts of one shape, trained one by one and as one."""
+    """Hosts of one shape, trained for an epoch and validated one by one and as one."""
 
     family: HostFamily
     host: str
     macs: int
-    """Multiply-accumulates of the host for one sample."""
+    values: int
     num_members: int
-    speedup: float
-    """CPU seconds of an epoch and its evaluation one by one, over those as one."""
+    one_by_one_ms: float
+    """CPU of all members, without seeds."""
+    as_one_ms: float
+    grown_one_by_one_ms: float
+    """With a seed of one kind or another in every slot, and all counterfactual configurations in the validation."""
+    grown_as_one_ms: float
+
+    @property
+    def speedup(self) -> float:
+        """CPU one by one over CPU as one, without seeds."""
+        return self.one_by_one_ms / self.as_one_ms
+
+    @property
+    def grown_speedup(self) -> float:
+        """The same with a seed in every slot."""
+        return self.grown_one_by_one_ms / self.grown_as_one_ms
+
+    @property
+    def gain(self) -> float:
+        """The smaller of both."""
+        return min(self.speedup, self.grown_speedup)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How to run hosts that are alike."""
+
+    runs_as_one: bool
+    at_most: int
+    """How many at once; 1 where they run one by one."""
+    measurement: Measurement
+    """What it rests on."""
 
 
 def make_trainer(config: EngineConfig) -> Trainer:
-    """The trainer that the settings ask for."""
+    """The trainer that the settings ask for; `auto` takes every host as one on a GPU, which waits for launches otherwise."""
     if config.kind == "sequential":
         return OneByOne()
     if config.kind == "population":
         return Together(lambda _: True, insists=True)
     table = read_table()
-    return Together(lambda members: is_faster_together(members, table))
+    return Together(
+        lambda members: choose_for(members, table).runs_as_one if is_on_cpu(members) else len(members) > 1,
+        at_most=lambda members: choose_for(members, table).at_most if is_on_cpu(members) else len(members),
+    )
 
 
 def read_table() -> tuple[Measurement, ...]:
     """What was measured on a CPU, as shipped."""
-    rows = json.loads(resources.files("esper.tolaria.engine").joinpath(TABLE).read_text())
-    return tuple(Measurement(**row) for row in rows["measurements"])
+    return tuple(Measurement(**row) for row in read_results()["measurements"])
 
 
-def nearest(table: Sequence[Measurement], family: HostFamily, macs: int, num_members: int) -> Measurement:
-    """The measurement that is closest in host size and in number of members, both on a logarithmic scale."""
-    own = [row for row in table if row.family == family]
-    return min(own, key=lambda row: abs(math.log(row.macs / macs)) + abs(math.log(row.num_members / num_members)))
+def read_results() -> dict[str, Any]:
+    """The shipped table with where and when it was measured."""
+    results: dict[str, Any] = json.loads(resources.files("esper.tolaria.engine").joinpath(TABLE).read_text())
+    return results
 
 
-def is_faster_together(members: Sequence[Engine], table: Sequence[Measurement]) -> bool:
-    """Whether hosts that are alike train faster as one: by the nearest measurement on a CPU, and always on a GPU.
+def choose(table: Sequence[Measurement], size: HostSize, num_members: int) -> Choice:
+    """What `RULE` says for so many hosts that are alike; the earlier row of the table where two are equally near or good."""
+    rows = nearest(table, size)
+    best = max(rows, key=lambda row: row.gain).num_members
+    at_most = min(num_members, best)
+    row = max((row for row in rows if row.num_members <= at_most), key=lambda row: row.num_members)
+    return Choice(True, at_most, row) if row.gain > 1.0 else Choice(False, 1, row)
 
-    A GPU waits for launches while small hosts run one by one; there is no measurement of it yet.
-    """
-    if members[0].dataset.train_x.device.type != "cpu":
-        return len(members) > 1
-    host = members[0].model.host
-    macs = max(sum(layer.flops for layer in host.layer_specs()), 1)
-    return nearest(table, host.family, macs, len(members)).speedup > 1.0
+
+def nearest(table: Sequence[Measurement], size: HostSize) -> list[Measurement]:
+    """The measurements of the one host that is most like this one, for every number of members."""
+
+    def distance(row: Measurement) -> float:
+        return abs(math.log(row.macs / size.macs)) + abs(math.log(row.values / size.values))
+
+    own = [row for row in table if row.family == size.family]
+    like = min(own, key=distance)
+    return [row for row in own if row.host == like.host]
+
+
+def choose_for(members: Sequence[Engine], table: Sequence[Measurement]) -> Choice:
+    """The choice for members that are alike."""
+    return choose(table, host_size(members[0]), len(members))
+
+
+def host_size(engine: Engine) -> HostSize:
+    """How large an engine's host and batches are."""
+    host, sample = engine.model.host, engine.dataset.train_x[0]
+    macs = sum(layer.flops for layer in host.layer_specs())
+    widest = max(sample.numel(), *(spec.channels * spec.positions for spec in host.injection_specs()))
+    return HostSize(host.family, max(macs, 1), widest * engine.plan.batch_size)
+
+
+def is_on_cpu(members: Sequence[Engine]) -> bool:
+    """Whether the measurements hold for these members."""
+    return members[0].dataset.train_x.device.type == "cpu"

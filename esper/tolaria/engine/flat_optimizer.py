@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esper.tolaria.engine.sequential import make_optimizer
 
@@ -34,15 +34,18 @@ class FlatOptimizer:
     """
 
     def __init__(self, storage: Storage, optimizers: Sequence[torch.optim.Optimizer], config: EngineConfig, learning_rate: float) -> None:
-        self._owned = [(optimizers[row.member], parameter) for row in storage.rows() for parameter in row.parameters]
-        self._counts = [_steps(optimizer, parameter) for optimizer, parameter in self._owned]
+        self._owned = [(optimizers[place.member], place.parameter) for place in storage.places]
         self._has_steps = config.optimizer == "adamw"
-        sizes = [parameter.numel() for _, parameter in self._owned]
-        flat = {name: _flatten(self._owned, name) for name in MOMENTS[config.optimizer]}
-        pieces = {name: moment.split(sizes) for name, moment in flat.items()}
-        for i, (optimizer, parameter) in enumerate(self._owned):
-            optimizer.state[parameter] = {name: parts[i].view(parameter.shape) for name, parts in pieces.items()}
-        self._bounds = _runs(self._counts, sizes)
+        states = [optimizer.state.get(parameter, {}) for optimizer, parameter in self._owned]
+        self._counts = _steps(states)
+        flat = {name: torch.zeros_like(storage.leaf.detach()) for name in MOMENTS[config.optimizer]}
+        parts = {name: storage.parts(moment) for name, moment in flat.items()}
+        for name, views in parts.items():
+            _fill(views, [state.get(name) for state in states])
+        self._states: list[dict[str, Any]] = [{name: views[i] for name, views in parts.items()} for i in range(len(states))]
+        for (optimizer, parameter), state in zip(self._owned, self._states, strict=True):
+            optimizer.state[parameter] = state
+        self._bounds = _runs(self._counts, [place.width for place in storage.places])
         self._segments = [storage.leaf.detach()[start:stop] for start, stop, _ in self._bounds]
         self._optimizer = make_optimizer(self._segments, config, learning_rate)
         for segment, (start, stop, count) in zip(self._segments, self._bounds, strict=True):
@@ -51,6 +54,13 @@ class FlatOptimizer:
                 state[STEP] = torch.tensor(float(count), device=segment.device)
             self._optimizer.state[segment] = state
         self._write_counts()
+
+    def is_in_step(self) -> bool:
+        """Whether the members' own optimizers still hold what it gave them, and took no step themselves."""
+        held = zip(self._owned, self._states, strict=True)
+        if any(optimizer.state.get(parameter) is not state for (optimizer, parameter), state in held):
+            return False
+        return not self._has_steps or _steps(self._states) == self._counts
 
     def step(self, gradient: Tensor, learning_rate: float) -> None:
         """Update every member's parameters by its part of a gradient with respect to the storage's leaf."""
@@ -64,16 +74,17 @@ class FlatOptimizer:
         """Tell the members' own optimizers that so many steps were taken, the last at this rate; moments they see anyway."""
         self._counts = [count + num_steps for count in self._counts]
         self._write_counts()
+        for segment in self._segments:
+            segment.grad = None
         for optimizer in {id(optimizer): optimizer for optimizer, _ in self._owned}.values():
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
     def _write_counts(self) -> None:
         if self._has_steps:
-            device = self._segments[0].device
-            counts = torch.tensor(self._counts, dtype=torch.float32, device=device).unbind()
-            for (optimizer, parameter), count in zip(self._owned, counts, strict=True):
-                optimizer.state[parameter][STEP] = count
+            counts = torch.tensor(self._counts, dtype=torch.float32, device=self._segments[0].device).unbind()
+            for state, count in zip(self._states, counts, strict=True):
+                state[STEP] = count
 
 
 def _runs(counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -86,12 +97,16 @@ def _runs(counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int, i
     return runs
 
 
-def _steps(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
-    state: dict[str, Any] = optimizer.state.get(parameter, {})
-    return int(state.get(STEP, 0))
+def _steps(states: Sequence[dict[str, Any]]) -> list[int]:
+    """How often each parameter was trained; 0 where nobody counts."""
+    counted = [state[STEP] for state in states if STEP in state]
+    counts = iter(torch.stack(counted).tolist() if counted else ())
+    return [int(next(counts)) if STEP in state else 0 for state in states]
 
 
-def _flatten(owned: Sequence[tuple[torch.optim.Optimizer, nn.Parameter]], name: str) -> Tensor:
-    """A moment of all parameters; 0 for those that were never trained."""
-    states = [(parameter, optimizer.state.get(parameter, {}).get(name)) for optimizer, parameter in owned]
-    return torch.cat([(torch.zeros_like(parameter) if moment is None else moment).detach().reshape(-1) for parameter, moment in states])
+def _fill(views: Sequence[Tensor], moments: Sequence[Tensor | None]) -> None:
+    """Copy moments into their places; those of parameters that were never trained stay 0."""
+    pairs = [(view, moment) for view, moment in zip(views, moments, strict=True) if moment is not None]
+    if pairs:
+        targets, sources = zip(*pairs, strict=True)
+        torch._foreach_copy_(list(targets), list(sources))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,19 +12,21 @@ from torch.nn import functional as F  # noqa: N812
 
 from esper.kasmina.population.model import Population
 from esper.kasmina.population.probe import probe_population
-from esper.tolaria.data import draw_variation, vary
 from esper.tolaria.engine.base import EpochResult, Evaluation, EvaluationSplit
+from esper.tolaria.engine.batching import join, training_batch
 from esper.tolaria.engine.flat_optimizer import FlatOptimizer
 from esper.tolaria.engine.sequential import learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from esper.kasmina.grad_probe import HostProbe
     from esper.tolaria.engine.base import Engine
 
 EVALUATION_NUMBERS = 1 << 21
 """Numbers in the widest value of one evaluation pass, all members together and forks apart: about what a core's caches hold."""
+EVALUATION_SAMPLES = 64
+"""Of which a pass holds a multiple, so that how a sample is rounded does not depend on the number of members."""
 
 
 class PopulationEngine:
@@ -52,22 +55,26 @@ class PopulationEngine:
                 member.model.train()
         batches = self._orders(epoch).split(first.plan.batch_size, dim=1)
         variations = [member.seeds.child("augmentation", epoch).torch() for member in self.members]
+        datasets, streams = [member.dataset for member in self.members], _Streams(self.members, epoch)
         device = first.dataset.train_x.device
         total_loss, num_correct = torch.zeros(size, device=device), torch.zeros(size, dtype=torch.long, device=device)
-        num_labels, rate = 0, first.plan.learning_rate
-        norms: Tensor | None = None
-        for step, index in enumerate(batches):
-            rate = learning_rate(first.config, first.plan, (epoch + step / len(batches)) / first.plan.max_epochs)
-            x, y = self._batch(index, variations)
-            logits = self._population.forward(self._population.arrange(x))
-            losses = _losses(logits, y)
-            norms = self._update(losses.sum(), rate, is_last=step + 1 == len(batches))
-            with torch.no_grad():
-                total_loss += losses.detach() * y[0].numel()
-                num_correct += (logits.argmax(-1) == y).flatten(1).sum(1)
-                num_labels += y[0].numel()
-        assert self._optimizer is not None and norms is not None
-        self._optimizer.hand_back(len(batches), rate)
+        num_labels, num_steps, rate = 0, 0, first.plan.learning_rate
+        optimizer, norms = self._own_optimizer(), None
+        try:
+            for index in batches:
+                rate = learning_rate(first.config, first.plan, (epoch + num_steps / len(batches)) / first.plan.max_epochs)
+                x, y = training_batch(datasets, index, variations)
+                logits = self._population.forward(self._population.arrange(x), streams.of)
+                losses = _losses(logits, y).mean(1)
+                norms = self._update(optimizer, losses.sum(), rate, is_last=num_steps + 1 == len(batches))
+                num_steps += 1
+                with torch.no_grad():
+                    total_loss += losses.detach() * y[0].numel()
+                    num_correct += (logits.argmax(-1) == y).flatten(1).sum(1)
+                    num_labels += y[0].numel()
+        finally:
+            optimizer.hand_back(num_steps, rate)
+        assert norms is not None
         for member in self.members:
             member.model.observe_gradients()
         figures = torch.stack([total_loss.double() / num_labels, 100.0 * num_correct.double() / num_labels, norms.double()]).tolist()
@@ -83,21 +90,19 @@ class PopulationEngine:
         started = time.perf_counter()
         self._refresh()
         parts = [(m.dataset.val_x, m.dataset.val_y) if split == "val" else (m.dataset.test_x, m.dataset.test_y) for m in self.members]
-        chunk = max(EVALUATION_NUMBERS // (len(self.members) * self._widest()), 1)
-        correct: Tensor | None = None
-        loss: Tensor | None = None
+        chunk = max(EVALUATION_NUMBERS // (len(self.members) * self._widest() * EVALUATION_SAMPLES), 1) * EVALUATION_SAMPLES
+        hits: list[Tensor] = []
+        losses: list[Tensor] = []
         places: list[list[int]] = []
         for start in range(0, len(parts[0][0]), chunk):
-            x, y = (torch.stack([part[i][start : start + chunk] for part in parts]) for i in (0, 1))
+            x, y = (join([part[i][start : start + chunk] for part in parts], len(parts)) for i in (0, 1))
             logits, places = self._population.evaluate(self._population.arrange(x), configurations)
             owners = torch.tensor(_owners(places), device=y.device)
             labels = y.index_select(0, owners)
-            found = (logits.argmax(-1) == labels).flatten(1).sum(1)
-            losses = _losses(logits, labels) * labels[0].numel()
-            correct, loss = (found, losses) if correct is None or loss is None else (correct + found, loss + losses)
-        assert correct is not None and loss is not None
-        count = parts[0][1].numel()
-        accuracies, means = (100.0 * correct / count).tolist(), (loss / count).tolist()
+            hits.append((logits.argmax(-1) == labels).flatten(1))
+            losses.append(_losses(logits, labels))
+        correct, count = torch.cat(hits, 1).sum(1), parts[0][1].numel()
+        accuracies, means = (100.0 * correct / count).tolist(), torch.cat(losses, 1).mean(1).tolist()
         wall_sec = (time.perf_counter() - started) / len(self.members)
         return [Evaluation(tuple(accuracies[i] for i in rows), tuple(means[i] for i in rows), wall_sec) for rows in places]
 
@@ -105,7 +110,7 @@ class PopulationEngine:
         """Measure layers and slots of every member on its first training samples."""
         self._refresh()
         count = self.members[0].config.probe_samples
-        x, y = (torch.stack([part[:count] for part in parts]) for parts in zip(*self._training_data(), strict=True))
+        x, y = (join([part[:count] for part in parts], len(parts)) for parts in zip(*self._training_data(), strict=True))
         return probe_population(self._population, x, y)
 
     def _widest(self) -> int:
@@ -117,11 +122,18 @@ class PopulationEngine:
         return [(member.dataset.train_x, member.dataset.train_y) for member in self.members]
 
     def _refresh(self) -> None:
-        """Begin anew where a member has grown or lost a seed."""
+        """Begin anew where a member has grown or lost a seed, or its numbers were taken elsewhere."""
         models = [member.model for member in self.members]
         if not self._population.is_current(models):
             self._population = Population(models)
             self._optimizer = None
+
+    def _own_optimizer(self) -> FlatOptimizer:
+        """The members' optimizers as one; taken over anew after a member took steps by itself."""
+        if self._optimizer is None or not self._optimizer.is_in_step():
+            first, optimizers = self.members[0], [member.optimizer for member in self.members]
+            self._optimizer = FlatOptimizer(self._population.storage, optimizers, first.config, first.plan.learning_rate)
+        return self._optimizer
 
     def _orders(self, epoch: int) -> Tensor:
         """Training samples in each member's order, [K, N]."""
@@ -129,34 +141,43 @@ class PopulationEngine:
         orders = [torch.randperm(count, generator=member.seeds.child("order", epoch).torch()) for member in self.members]
         return torch.stack(orders).to(self.members[0].dataset.train_y.device)
 
-    def _batch(self, index: Tensor, variations: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Augmented inputs [K, B, …] and labels [K, B, …]."""
-        pairs = [(x[own], y[own]) for (x, y), own in zip(self._training_data(), index, strict=True)]
-        x, y = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        augmentation = self.members[0].dataset.augmentation
-        drawn = [draw_variation(x.shape[1:], augmentation, generator) for generator in variations]
-        moves = [one for one in drawn if one is not None]
-        return (vary(x.flatten(0, 1), torch.cat(moves)).view_as(x) if moves else x), y
-
-    def _update(self, loss: Tensor, rate: float, *, is_last: bool) -> Tensor | None:
+    def _update(self, optimizer: FlatOptimizer, loss: Tensor, rate: float, *, is_last: bool) -> Tensor | None:
         """Take one step; returns each member's gradient norm before clipping, where it is known or the step is the last."""
         storage, limit = self._population.storage, self.members[0].config.max_grad_norm
-        if self._optimizer is None:
-            optimizers = [member.optimizer for member in self.members]
-            self._optimizer = FlatOptimizer(storage, optimizers, self.members[0].config, rate)
         (gradient,) = torch.autograd.grad(loss, storage.leaf)
         norms = storage.square_sums(gradient, len(self.members)).sqrt() if is_last or limit is not None else None
         if norms is not None and limit is not None:
             storage.scale(gradient, (limit / (norms + 1e-6)).clamp(max=1.0))
-        self._optimizer.step(gradient, rate)
+        optimizer.step(gradient, rate)
         if is_last:
             storage.hand_out(gradient)
         return norms
 
 
+class _Streams:
+    """Torch's ambient generator for every member by itself, as the member's own engine sets it for an epoch."""
+
+    def __init__(self, members: Sequence[Engine], epoch: int) -> None:
+        self._nodes = [member.seeds.child("layers", epoch) for member in members]
+        self._states: dict[int, Tensor] = {}
+
+    @contextmanager
+    def of(self, member: int) -> Iterator[None]:
+        """A block that draws where the member's last one ended; what it raises is told whose it is."""
+        node = self._nodes[member]
+        with torch.random.fork_rng(devices=[]):
+            torch.random.set_rng_state(self._states[member] if member in self._states else node.torch().get_state())
+            try:
+                yield
+            except Exception as error:
+                error.add_note(f"in the host whose randomness is {'/'.join(str(key) for key in node.path)}")
+                raise
+            self._states[member] = torch.random.get_rng_state()
+
+
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of every row in nats, [R]; logits [R, …, classes] and labels [R, …]."""
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(len(logits), -1).mean(1)
+    """Cross-entropy of everything that has a label in nats, [R, labels]; logits [R, …, classes] and labels [R, …]."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(len(logits), -1)
 
 
 def _owners(places: Sequence[Sequence[int]]) -> list[int]:

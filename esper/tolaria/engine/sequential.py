@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,10 +14,13 @@ from esper.kasmina.grad_probe import HostProbe, probe
 from esper.leyline.uncompiled import SGD, AdamW
 from esper.tolaria.data import Dataset, augment, batches
 from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, EvaluationSplit, TrainingPlan
+from esper.tolaria.engine.compiled import Graphs, HostSteps
+from esper.tolaria.engine.layouts import choice_for, host_traits, lay_out
 from esper.tolaria.engine.schedule import hold_then_decay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from esper.kasmina.model import MorphogeneticModel
     from esper.leyline.rng import SeedTree
@@ -34,15 +38,30 @@ class SequentialEngine:
         config: Optimizer and schedule.
         plan: Length, batch size and learning rate that the task asks for.
         seeds: Source of the data order, the augmentation and what layers such as dropout draw.
+        graphs: Compiled steps that hosts of one process share; None gives this host its own.
     """
 
-    def __init__(self, model: MorphogeneticModel, dataset: Dataset, config: EngineConfig, *, plan: TrainingPlan, seeds: SeedTree) -> None:
+    def __init__(
+        self,
+        model: MorphogeneticModel,
+        dataset: Dataset,
+        config: EngineConfig,
+        *,
+        plan: TrainingPlan,
+        seeds: SeedTree,
+        graphs: Graphs | None = None,
+    ) -> None:
         self.model = model
         self.dataset = dataset
         self.config = config
         self.plan = plan
         self.seeds = seeds
         self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config, plan.learning_rate)
+        self.traits = host_traits(model, dataset, plan.batch_size)
+        """What the choice of the layout depends on."""
+        self.layout = choice_for(self.traits, config)
+        """How the host computes, and why."""
+        self._steps = HostSteps(model, self.layout, Graphs() if graphs is None else graphs)
 
     def train_epoch(self, epoch: int) -> EpochResult:
         """Train through the data once."""
@@ -53,11 +72,13 @@ class SequentialEngine:
         num_correct = torch.zeros((), dtype=torch.long, device=self.dataset.train_x.device)
         num_labels = 0
         gradient_norm: Tensor | None = None
+        self._steps.begin_epoch(self.plan.batch_size, num_batches * (self.plan.max_epochs - epoch))
         with self.seeds.child("layers", epoch).torch_scope():
             for step, (x, y) in enumerate(self._batches(epoch)):
                 self._set_learning_rate((epoch + step / num_batches) / self.plan.max_epochs)
-                logits = self.model(x)
-                loss = cross_entropy(logits, y)
+                with self._precision():
+                    logits = in_full(self._steps.forward(x))
+                    loss = cross_entropy(logits, y)
                 gradient_norm = self._update(loss, is_last=step + 1 == num_batches)
                 with torch.no_grad():
                     total_loss += loss.detach() * y.numel()
@@ -83,7 +104,9 @@ class SequentialEngine:
         chunk = max(EVALUATION_SAMPLES // len(configurations), 1)
         for start in range(0, len(x), chunk):
             labels = y[start : start + chunk]
-            logits = self.model.forward_configurations(x[start : start + chunk], configurations)
+            inputs = lay_out(x[start : start + chunk], self.layout.memory_format)
+            with self._precision():
+                logits = in_full(self.model.forward_configurations(inputs, configurations))
             num_correct += (logits.argmax(-1) == labels).flatten(1).sum(1)
             flat = labels.expand(len(configurations), *labels.shape)
             losses = F.cross_entropy(logits.flatten(0, -2), flat.flatten(), reduction="none")
@@ -95,7 +118,7 @@ class SequentialEngine:
         )
 
     def probe(self) -> HostProbe:
-        """Measure layers and slots on the first training samples."""
+        """Measure layers and slots on the first training samples, in contiguous fp32 whatever the layout."""
         count = self.config.probe_samples
         return probe(self.model, self.dataset.train_x[:count], self.dataset.train_y[:count])
 
@@ -103,7 +126,12 @@ class SequentialEngine:
         order = self.seeds.child("order", epoch).torch()
         variation = self.seeds.child("augmentation", epoch).torch()
         for x, y in batches(self.dataset, self.plan.batch_size, order):
-            yield augment(x, self.dataset.augmentation, variation), y
+            yield lay_out(augment(x, self.dataset.augmentation, variation), self.layout.memory_format), y
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.layout.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.dataset.train_x.device.type, torch.bfloat16)
 
     def _update(self, loss: Tensor, *, is_last: bool) -> Tensor | None:
         """Take one step; returns the gradient norm before clipping where it is known or the step is the epoch's last."""
@@ -139,3 +167,8 @@ def make_optimizer(parameters: Iterable[Tensor], config: EngineConfig, learning_
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy in nats; logits [..., classes] and labels [...]."""
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
+def in_full(logits: Tensor) -> Tensor:
+    """Logits that autocast has left in bf16, in fp32; others as they are."""
+    return logits.float() if logits.dtype is torch.bfloat16 else logits

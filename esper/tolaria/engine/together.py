@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from esper.kasmina.population.hosts import stacked_host
+from esper.kasmina.population.model import find_obstacle
 from esper.leyline.load import ConfigError
 from esper.tolaria.engine.base import Answer, Evaluate, Probe, TrainEpoch, answer
 from esper.tolaria.engine.population import PopulationEngine
@@ -14,19 +15,32 @@ if TYPE_CHECKING:
 
     from esper.tolaria.engine.base import Call, Engine
 
+    Engines = dict[Hashable, PopulationEngine]
+    """By likeness, and the part of those that are alike."""
+
 
 class Together:
     """Lets population engines answer for members that are alike, and every other member's own engine for itself.
 
+    Populations are kept from one call to the next, and let go when the next call does not ask them.
+
     Args:
         is_worth_it: Whether to run these members as one; they are alike, and may be a single one.
+        at_most: How many of them run as one; more are divided evenly. All of them unless given.
         insists: Refuse hosts that cannot run as one.
     """
 
-    def __init__(self, is_worth_it: Callable[[Sequence[Engine]], bool], *, insists: bool = False) -> None:
+    def __init__(
+        self,
+        is_worth_it: Callable[[Sequence[Engine]], bool],
+        *,
+        at_most: Callable[[Sequence[Engine]], int] = len,
+        insists: bool = False,
+    ) -> None:
         self._is_worth_it = is_worth_it
+        self._at_most = at_most
         self._insists = insists
-        self._engines: dict[Hashable, PopulationEngine] = {}
+        self._engines: Engines = {}
 
     def answer(self, calls: Sequence[tuple[Engine, Call]]) -> list[Answer]:
         """One answer per call, in their order; all calls are of one kind.
@@ -35,29 +49,36 @@ class Together:
             ConfigError: If it insists and a host cannot run as one.
         """
         answers: dict[int, Answer] = {}
-        groups: dict[Hashable, list[int]] = {}
+        groups: dict[tuple[Hashable, int | None], list[int]] = {}
+        known, self._engines = self._engines, {}
         for i, (engine, call) in enumerate(calls):
             kind = likeness(engine)
             if kind is None and self._insists:
-                name = type(engine.model.host).__name__
-                raise ConfigError(f"engine.kind=population: a {name} runs only by itself; choose sequential or auto")
+                raise ConfigError(f"engine.kind=population: {find_obstacle(engine.model)}; choose sequential or auto")
             if kind is None:
                 answers[i] = answer(engine, call)
             else:
                 groups.setdefault((kind, call.epoch if isinstance(call, TrainEpoch) else None), []).append(i)
-        for key, indices in groups.items():
-            own = self._answer_alike(key, [calls[i] for i in indices])
+        for (kind, _), indices in groups.items():
+            own = self._answer_alike(kind, [calls[i] for i in indices], known)
             answers.update(zip(indices, own, strict=True))
         return [answers[i] for i in range(len(calls))]
 
-    def _answer_alike(self, key: Hashable, calls: Sequence[tuple[Engine, Call]]) -> Sequence[Answer]:
+    def _answer_alike(self, kind: Hashable, calls: Sequence[tuple[Engine, Call]], known: Engines) -> Sequence[Answer]:
         members = [engine for engine, _ in calls]
         if not self._is_worth_it(members):
             return [answer(engine, call) for engine, call in calls]
-        kind = key[0] if isinstance(key, tuple) else key
-        engine = self._engines.get(kind)
-        if engine is None or engine.members != tuple(members):
-            engine = self._engines[kind] = PopulationEngine(members)
+        num_parts = -(-len(members) // self._at_most(members))
+        bounds = [part * len(members) // num_parts for part in range(num_parts + 1)]
+        parts = [self._answer_as_one((kind, part), calls[bounds[part] : bounds[part + 1]], known) for part in range(num_parts)]
+        return list(chain.from_iterable(parts))
+
+    def _answer_as_one(self, place: Hashable, calls: Sequence[tuple[Engine, Call]], known: Engines) -> Sequence[Answer]:
+        members = tuple(engine for engine, _ in calls)
+        engine = known.get(place)
+        if engine is None or engine.members != members:
+            engine = PopulationEngine(members)
+        self._engines[place] = engine
         first = calls[0][1]
         if isinstance(first, TrainEpoch):
             return engine.train_epoch(first.epoch)
@@ -69,11 +90,11 @@ class Together:
 
 def likeness(engine: Engine) -> Hashable | None:
     """Equal for engines that can run as one; None for a host that always runs alone."""
-    host = engine.model.host
-    if stacked_host(host) is None:
+    if find_obstacle(engine.model) is not None:
         return None
-    data = engine.dataset
+    host, data = engine.model.get_submodule("host"), engine.dataset
     shapes = tuple(tuple(tensor.shape) for tensor in (data.train_x, data.train_y, data.val_x, data.val_y, data.test_x, data.test_y))
     slots = tuple(slot.spec for slot in engine.model.seed_slots)
     like = getattr(host, "config", None)
-    return type(host), like, slots, shapes, data.augmentation, data.train_x.dtype, data.train_x.device, engine.plan, engine.config
+    dtypes = next(host.parameters()).dtype, data.train_x.dtype
+    return type(host), like, slots, shapes, data.augmentation, dtypes, data.train_x.device, engine.plan, engine.config

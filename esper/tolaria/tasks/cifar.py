@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 
 from esper.leyline.load import ConfigError
 from esper.tolaria.data import Dataset
-from esper.tolaria.tasks.parts import deal, standardised
+from esper.tolaria.shared_data import mapped
+from esper.tolaria.tasks.parts import deal
+from esper.tolaria.tasks.stored import StoredRows, standardised_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import numpy as np
 
     from esper.leyline.rng import SeedTree
     from esper.tolaria.tasks.base import SampleCounts
@@ -38,23 +39,22 @@ class _Layout:
 def make_cifar(counts: SampleCounts, seeds: SeedTree, *, data_dir: str, variant: Literal["cifar10", "cifar100"]) -> Dataset:
     """Draw an episode's images: training and validation from the official training files, test from the test file.
 
+    Images stay in the files, which all processes map; classes are copied.
+
     Raises:
         ConfigError: If files are missing, damaged, or hold fewer images than asked for.
     """
     layout = _layout(variant)
     folder = _find_folder(Path(data_dir), layout)
-    train_files = [_records(folder / name, layout) for name in layout.train_files]
-    test_files = [_records(folder / layout.test_file, layout)]
-    train_rows, val_rows, test_rows = deal(sum(map(len, train_files)), len(test_files[0]), counts, seeds.child("deal").numpy())
-    parts = []
-    for files, rows in ((train_files, train_rows), (train_files, val_rows), (test_files, test_rows)):
-        records = _gather(files, rows)
-        pixels = records[:, layout.label_bytes :].reshape(-1, 3, _SIDE, _SIDE)
-        parts.append((pixels, records[:, layout.label_bytes - 1].astype(np.int64)))
-    (train_x, val_x, test_x), labels = standardised([pixels for pixels, _ in parts]), [torch.from_numpy(y) for _, y in parts]
-    return Dataset(
-        train_x, labels[0], val_x, labels[1], test_x, labels[2], num_classes=layout.num_classes, kind="image", augmentation="crop_flip"
-    )
+    train, test = ([_records(folder / name, layout) for name in names] for names in (layout.train_files, (layout.test_file,)))
+    rows = deal(sum(map(len, train)), len(test[0]), counts, seeds.child("deal").numpy())
+    images, classes = [], []
+    for files, chosen in zip((train, train, test), rows, strict=True):
+        images.append(StoredRows([file[:, layout.label_bytes :].reshape(-1, 3, _SIDE, _SIDE) for file in files], chosen))
+        classes.append(StoredRows([file[:, layout.label_bytes - 1] for file in files], chosen)[:].to(torch.int64))
+    train_x, val_x, test_x = standardised_rows(images)
+    train_y, val_y, test_y = classes
+    return Dataset(train_x, train_y, val_x, val_y, test_x, test_y, num_classes=layout.num_classes, kind="image", augmentation="crop_flip")
 
 
 def _layout(variant: Literal["cifar10", "cifar100"]) -> _Layout:
@@ -81,15 +81,4 @@ def _records(path: Path, layout: _Layout) -> np.ndarray:
     num_bytes = path.stat().st_size
     if num_bytes == 0 or num_bytes % size:
         raise ConfigError(f"{path} has {num_bytes} bytes, which is no multiple of {size}; unpack {layout.archive} again")
-    return np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, size)
-
-
-def _gather(files: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Rows of several files as if they were one, in the order asked for."""
-    ends = np.cumsum([len(file) for file in files])
-    source = np.searchsorted(ends, rows, side="right")
-    gathered = np.empty((len(rows), files[0].shape[1]), dtype=np.uint8)
-    for index, file in enumerate(files):
-        chosen = source == index
-        gathered[chosen] = file[rows[chosen] - (ends[index] - len(file))]
-    return gathered
+    return mapped(path).reshape(-1, size)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from esper.tolaria.engine.compiled import MAX_GRAPHS_OF_A_HOST, Graphs, HostSteps, Visit, run_host, structure_of, visits_of
+from esper.tolaria.engine.layouts import LayoutChoice
+from tests.fakes.growth import advance, begin_blending, begin_holding, begin_training, germinate, make_batch, make_model, randomise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from esper.kasmina.model import MorphogeneticModel
+    from esper.leyline.host import HostProtocol
+
+
+class Compiler:
+    """Makes functions that count, and compute as the real ones do."""
+
+    def __init__(self, *, error: Exception | None = None) -> None:
+        self.made = 0
+        self.calls = 0
+        self.error = error
+
+    def make(self) -> Any:
+        self.made += 1
+
+        def run(host: HostProtocol, visits: Mapping[int, tuple[Visit, ...]], x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.error is not None:
+                raise self.error
+            return run_host(host, visits, x)
+
+        return run
+
+
+def steps_of(
+    model: MorphogeneticModel, compiler: Compiler, *, after: int | None = 0, must_pay: bool = False, graphs: Graphs | None = None
+) -> HostSteps:
+    choice = LayoutChoice("contiguous", "fp32", after, must_pay, "as the test says")
+    return HostSteps(model.train(), choice, Graphs(compiler.make) if graphs is None else graphs)
+
+
+def test_a_run_with_seeds_is_the_models_own_forward() -> None:
+    model = make_model()
+    begin_holding(model, 0)
+    begin_blending(model, 1)
+    begin_training(model, 2)
+    randomise(model, 2)
+    x, _ = make_batch()
+    expected = model.train()(x)
+    assert torch.allclose(run_host(model.host, visits_of(model), x), expected, atol=1e-6)
+    assert not torch.allclose(run_host(model.host, {}, x), expected, atol=1e-3)
+
+
+def test_gradients_are_the_models_own() -> None:
+    model = make_model(isolate_blending=True)
+    begin_blending(model, 1)
+    begin_training(model, 2)
+    x, _ = make_batch()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found = []
+    for logits in (model.train()(x), run_host(model.host, visits_of(model), x)):
+        found.append(torch.autograd.grad(logits.square().sum(), parameters, allow_unused=True))
+    for a, b in zip(*found, strict=True):
+        assert (a is None and b is None) or (a is not None and b is not None and torch.allclose(a, b, atol=1e-5))
+
+
+def test_a_structure_does_not_depend_on_weights_or_on_how_far_a_seed_is_blended() -> None:
+    one, other = make_model(), make_model()
+    assert structure_of(one) == structure_of(other)
+    begin_blending(one, 1, ticks=1)
+    assert structure_of(one) != structure_of(other)
+    begin_blending(other, 1, ticks=2)
+    randomise(other, 1)
+    assert one.seed_slots[1].alpha != other.seed_slots[1].alpha
+    assert structure_of(one) == structure_of(other)
+
+
+def test_off_never_compiles() -> None:
+    compiler, model = Compiler(), make_model()
+    steps = steps_of(model, compiler, after=None)
+    steps.begin_epoch(6, 10)
+    steps.forward(make_batch()[0])
+    assert compiler.made == 0
+
+
+def test_a_last_smaller_batch_stays_eager() -> None:
+    compiler, model = Compiler(), make_model()
+    steps = steps_of(model, compiler)
+    steps.begin_epoch(6, 10)
+    for size in (6, 6, 4):
+        steps.forward(make_batch(batch=size)[0])
+    assert (compiler.made, compiler.calls) == (1, 2)
+
+
+def test_compilation_waits_until_it_pays_and_only_if_as_much_is_to_come() -> None:
+    for left, calls in ((10, 7), (6, 3), (5, 0)):
+        compiler, model = Compiler(), make_model()
+        steps = steps_of(model, compiler, after=3, must_pay=True)
+        steps.begin_epoch(6, left)
+        for _ in range(left):
+            steps.forward(make_batch()[0])
+        assert compiler.calls == calls, left
+
+
+def test_growth_brings_another_graph_and_the_first_one_is_found_again() -> None:
+    compiler, model = Compiler(), make_model()
+    steps = steps_of(model, compiler)
+    x, _ = make_batch()
+    for _ in range(2):
+        steps.begin_epoch(6, 10)
+        steps.forward(x)
+    model.apply(germinate(1), val_accuracy=20.0)
+    model.apply(advance(1), val_accuracy=20.0)
+    steps.begin_epoch(6, 10)
+    steps.forward(x)
+    assert (compiler.made, steps.num_compiled) == (2, 2)
+    model.prune_all("test")
+    steps.begin_epoch(6, 10)
+    steps.forward(x)
+    assert (compiler.made, compiler.calls) == (2, 4)
+
+
+def test_hosts_share_graphs_and_only_so_many_are_kept() -> None:
+    compiler = Compiler()
+    graphs = Graphs(compiler.make, limit=2)
+    x, _ = make_batch()
+    for _ in range(2):
+        steps = steps_of(make_model(), compiler, graphs=graphs)
+        steps.begin_epoch(6, 10)
+        steps.forward(x)
+    assert (compiler.made, len(graphs)) == (1, 1)
+    for name in ("a", "b", "c", "a"):
+        graphs.run_for(name)
+    assert (compiler.made, len(graphs)) == (5, 2)
+
+
+def test_a_host_has_only_so_many_graphs_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    compiler, model = Compiler(), make_model()
+    steps = steps_of(model, compiler)
+    with caplog.at_level(logging.WARNING):
+        for size in range(2, MAX_GRAPHS_OF_A_HOST + 5):
+            steps.begin_epoch(size, 10)
+            x, _ = make_batch(batch=size)
+            for _ in range(2):
+                assert torch.equal(steps.forward(x), model(x))
+    assert steps.num_compiled == compiler.made == MAX_GRAPHS_OF_A_HOST
+    assert len(caplog.records) == 1
+
+
+def test_what_cannot_be_compiled_runs_eagerly_and_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    compiler, model = Compiler(error=RuntimeError("no compiler\nlong story")), make_model()
+    steps = steps_of(model, compiler)
+    x, _ = make_batch()
+    steps.begin_epoch(6, 10)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert torch.equal(steps.forward(x), model(x))
+    assert (compiler.calls, steps.num_compiled) == (1, 0)
+    assert [record.getMessage() for record in caplog.records] == ["a training step cannot be compiled and stays eager: no compiler"]
+
+
+@pytest.mark.slow
+def test_the_real_compiler_agrees_and_serves_hosts_that_are_alike() -> None:
+    graphs = Graphs()
+    choice = LayoutChoice("contiguous", "fp32", 0, must_pay=False, why="")
+    x, y = make_batch()
+    for ticks in (1, 2):
+        model = make_model()
+        begin_blending(model, 0, ticks=ticks)
+        steps = HostSteps(model.train(), choice, graphs)
+        steps.begin_epoch(len(x), 10)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        pairs = []
+        for logits in (steps.forward(x), model(x)):
+            pairs.append((logits, *torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y), parameters, allow_unused=True)))
+        for a, b in zip(*pairs, strict=True):
+            assert (a is None and b is None) or torch.allclose(a, b, atol=1e-5)
+        assert steps.num_compiled == 1
+    assert len(graphs) == 1

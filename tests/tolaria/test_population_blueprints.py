@@ -1,0 +1,205 @@
+"""Blueprints that users bring: without a formula for many members, with states of their own, and with faults."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina.config import GrowthConfig
+from esper.kasmina.model import BlueprintError
+from esper.leyline.actions import FactoredAction, LifecycleOp
+from esper.leyline.schemas import PanicReason
+from esper.tolaria import EngineConfig, OneByOne, TrialBatch
+from esper.tolaria.engine.population import PopulationEngine
+from esper.urza.catalogue import STANDARD, Blueprint, Catalogue
+from esper.urza.cost import Cost
+from tests.tolaria.populations import OPEN, World, as_one, furthest, play
+from tests.tolaria.trials import are_equal, weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from esper.leyline.host import HostFamily
+    from esper.leyline.reports import TrialReport
+    from esper.tolaria.engine.base import Trainer
+
+PLACE = 31
+NAME = "mine"
+MEMBERS = 4
+
+
+class Straight(nn.Module):
+    """An ordinary module, for rows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(channels, channels)
+        nn.init.zeros_(self.layer.weight)
+
+    def forward(self, h: Tensor) -> Tensor:
+        value: Tensor = h + torch.relu(self.layer(h))
+        return value
+
+
+class Fancy(nn.Module):
+    """A module for planes, with running statistics, dropout, a part that is never trained, and a view that wants whole memory."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.drop = nn.Dropout(0.3)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.fixed = nn.Conv2d(channels, channels, 1)
+        self.fixed.requires_grad_(False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        flat = h.view(len(h), -1).tanh().view_as(h)
+        value: Tensor = h + 0.1 * self.conv(self.drop(self.norm(flat))) + 0.1 * self.fixed(h)
+        return value
+
+
+class Silent(nn.Module):
+    """Nothing to train, and so nothing that shows it may be heard."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels, affine=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        value: Tensor = self.norm(h)
+        return value
+
+
+class Breaking(Straight):
+    """Fails where the input is of the member that is out of luck."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        if float(self.layer.bias.detach().sum()) > 100.0:
+            raise ArithmeticError("out of luck")
+        return super().forward(h)
+
+
+def break_down(channels: int) -> nn.Module:
+    raise OSError("no such file")
+
+
+def catalogue_with(family: HostFamily, build: Callable[[int], nn.Module]) -> Catalogue:
+    mine = Blueprint(NAME, PLACE, family, build, lambda channels, positions: Cost(channels, channels * positions))
+    return Catalogue([*STANDARD, mine])
+
+
+def world_with(family: HostFamily, build: Callable[[int], nn.Module], **fields: Any) -> World:
+    growth = GrowthConfig(**OPEN, auto_advance=True, blueprints=(NAME, "norm"))
+    return World(family, catalogue=catalogue_with(family, build), growth=growth, **{"max_epochs": 9, **fields})
+
+
+class Grower:
+    """Plants the user's blueprint in the member's slots and waits, but for the last member, who plants another."""
+
+    def __init__(self, world: World, member: int) -> None:
+        self._name = NAME if member < MEMBERS - 1 else "norm"
+        self._place = world.catalogue.place(self._name)
+        self._first = member % 2
+
+    def decide(self, report: TrialReport) -> FactoredAction:
+        epoch = report.epoch - self._first
+        return FactoredAction(op=LifecycleOp.GERMINATE, slot=epoch, blueprint=self._place) if 0 <= epoch < 2 else FactoredAction()
+
+
+def lives(world: World, trainer: Trainer, **options: Any) -> list[list[TrialReport]]:
+    return play(world, trainer, seed=5, members=range(MEMBERS), make_player=lambda _, member: Grower(world, member), **options)
+
+
+@pytest.mark.parametrize(("family", "build"), [("mlp", Straight), ("transformer", Straight), ("cnn", Fancy), ("mlp", Silent)])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_ordinary_module_agrees(family: HostFamily, build: Callable[[int], nn.Module], optimizer: str) -> None:
+    engine = EngineConfig(optimizer=optimizer, weight_decay=0.02)  # type: ignore[arg-type]
+    world = world_with(family, build, engine=engine)
+    alone, together = (lives(world, trainer) for trainer in (OneByOne(), as_one()))
+    gap, where = furthest(alone, together)
+    assert gap < 1e-6, where
+    seeds = [life[-1].slots[0].seed for life in together[: MEMBERS - 1]]
+    assert [seed.alpha for seed in seeds if seed is not None] == [0.0 if build is Silent else 1.0] * len(seeds)
+
+
+def test_an_ordinary_modules_state_is_its_members() -> None:
+    world = world_with("cnn", Fancy)
+    batches = []
+    for trainer in (OneByOne(), as_one()):
+        batch = TrialBatch(world.make, trainer)
+        reports = batch.start(world.requests(5, MEMBERS))
+        players = [Grower(world, member) for member in range(MEMBERS)]
+        while not all(report.done for report in reports):
+            reports = batch.step([player.decide(report) for player, report in zip(players, reports, strict=True)])
+        batches.append(batch)
+    for alone, together in zip(*(batch.trials for batch in batches), strict=True):
+        own, ours = alone.model.state_dict(), together.model.state_dict()
+        assert own.keys() == ours.keys()
+        for name, value in own.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-9, msg=name)
+    names = [name for name in batches[1].trials[0].model.state_dict() if name.endswith("running_mean")]
+    means = [batches[1].trials[member].model.state_dict()[names[0]] for member in (0, 2)]
+    assert not torch.equal(*means)
+
+
+def test_a_blueprint_that_cannot_be_built_says_whose_it_is() -> None:
+    world = world_with("mlp", break_down)
+    batch = TrialBatch(world.make, as_one())
+    batch.start(world.requests(5, 3))
+    growth = FactoredAction(op=LifecycleOp.GERMINATE, blueprint=PLACE)
+    with pytest.raises(BlueprintError, match=r"'mine' in slot \S+ failed while being built: OSError\('no such file'\)") as caught:
+        batch.step([FactoredAction(), growth, FactoredAction()])
+    assert caught.value.__notes__ == [batch.trials[1].whereabouts]
+    assert "in env 1, episode 3" in batch.trials[1].whereabouts
+    assert batch.trials[1].model.seed_reports() == (None,) * len(batch.trials[1].model.specs)
+    go_on_without(batch, 1)
+
+
+def test_a_blueprint_that_fails_says_whose_it_is_and_the_others_go_on() -> None:
+    world = world_with("mlp", Breaking)
+    batch = TrialBatch(world.make, as_one())
+    reports = batch.start(world.requests(5, 3))
+    players = [Grower(world, 0) for _ in range(3)]
+    for _ in range(4):
+        reports = batch.step([player.decide(report) for player, report in zip(players, reports, strict=True)])
+    with torch.no_grad():
+        for name, parameter in batch.trials[1].model.slots.named_parameters():
+            if name.endswith("bias"):
+                parameter.fill_(1000.0)
+    others = [weights(batch.trials[i].model) for i in (0, 2)]
+    with pytest.raises(BlueprintError, match=r"'mine' in slot \S+ failed while running on a value \[32, \d+\]: ArithmeticError") as caught:
+        batch.step([FactoredAction()] * 3)
+    notes = "\n".join(caught.value.__notes__)
+    assert "env/1/" in notes
+    assert batch.trials[1].whereabouts in notes
+    assert all(are_equal(before, weights(batch.trials[i].model)) for i, before in zip((0, 2), others, strict=True))
+    go_on_without(batch, 1)
+
+
+def go_on_without(batch: TrialBatch, member: int) -> None:
+    """The others train on, together and each by itself."""
+    rest = [trial.engine for i, trial in enumerate(batch.trials) if i != member]
+    assert all(math.isfinite(result.loss) for result in PopulationEngine(rest).train_epoch(4))
+    assert all(math.isfinite(engine.train_epoch(5).loss) for engine in rest)
+
+
+@torch.no_grad()
+def poison(trials: dict[int, Any], epoch: int) -> None:
+    if epoch == 5:
+        for parameter in trials[1].model.slots.parameters():
+            parameter.fill_(torch.nan)
+
+
+def test_a_modules_broken_numbers_end_its_own_trial_alone() -> None:
+    world = world_with("transformer", Straight)
+    alone, together = (lives(world, trainer, meddle=poison) for trainer in (OneByOne(), as_one()))
+    gap, where = furthest(alone, together)
+    assert gap < 1e-6, where
+    verdict = together[1][-1].verdict
+    assert verdict is not None
+    assert verdict.panic is PanicReason.NAN
+    assert [len(life) for life in together] == [10, 7, 10, 10]
