@@ -69,7 +69,12 @@ def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> It
     """
     order = torch.randperm(len(dataset.train_y), generator=generator).to(dataset.train_y.device)
     for index in torch.split(order, batch_size):
-        yield dataset.train_x.index_select(0, index), dataset.train_y.index_select(0, index)
+        yield take(dataset.train_x, index), take(dataset.train_y, index)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Samples at `index` [B]. Plain tensors are read as fast as torch can; other kinds of data know by themselves how."""
+    return x.index_select(0, index) if type(x) is Tensor else x[index]
 
 
 def augment(x: Num[Tensor, B * shape], kind: Augmentation, generator: torch.Generator) -> Num[Tensor, B * shape]:  # noqa: F821

@@ -50,7 +50,8 @@ def shared_arrays(
     """Arrays derived from files: built by the first process that asks, mapped by all.
 
     They are built again when a source changes its size or modification time, or when they are incomplete. What was built
-    by the same recipe from an older state is then deleted; processes of this machine that have it mapped keep it.
+    by the same recipe from an older state is then deleted; processes of this machine that have it mapped keep it. Machines may
+    share a folder where its file system locks across them, as NFS does.
 
     Args:
         sources: Files that `build` reads.

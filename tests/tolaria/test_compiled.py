@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
     from esper.kasmina.model import MorphogeneticModel
     from esper.leyline.host import HostProtocol
+
+ROOT = Path(__file__).parents[2]
 
 
 class Compiler:
@@ -167,19 +173,8 @@ def test_what_cannot_be_compiled_runs_eagerly_and_is_not_tried_again(caplog: pyt
 
 @pytest.mark.slow
 def test_the_real_compiler_agrees_and_serves_hosts_that_are_alike() -> None:
-    graphs = Graphs()
-    choice = LayoutChoice("contiguous", "fp32", 0, must_pay=False, why="")
-    x, y = make_batch()
-    for ticks in (1, 2):
-        model = make_model()
-        begin_blending(model, 0, ticks=ticks)
-        steps = HostSteps(model.train(), choice, graphs)
-        steps.begin_epoch(len(x), 10)
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        pairs = []
-        for logits in (steps.forward(x), model(x)):
-            pairs.append((logits, *torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y), parameters, allow_unused=True)))
-        for a, b in zip(*pairs, strict=True):
-            assert (a is None and b is None) or torch.allclose(a, b, atol=1e-5)
-        assert steps.num_compiled == 1
-    assert len(graphs) == 1
+    done = subprocess.run([sys.executable, "-m", "tests.tolaria.compiling"], capture_output=True, text=True, check=True, cwd=ROOT)
+    for name, rows in json.loads(done.stdout.splitlines()[-1]).items():
+        for row in rows:
+            assert (row["compiled"], row["graphs"], row["is_complete"]) == (1, 1, True), name
+            assert row["worst"] < {"fp32": 1e-4, "bf16": 0.1}[name], name

@@ -55,7 +55,7 @@ WORLDS = st.builds(
 )
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(world=WORLDS, num_members=st.integers(1, 5), seed=st.integers(0, 2**32))
 def test_whole_episodes_are_those_of_the_members_own_engines(world: World, num_members: int, seed: int) -> None:
     alone, together = (play(world, trainer, seed=seed, members=range(num_members)) for trainer in (OneByOne(), as_one()))
@@ -122,10 +122,9 @@ def test_every_member_sees_the_batches_of_its_own_engine(augmentation: Augmentat
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_in_single_precision_only_rounding_differs(family: HostFamily, seed: int) -> None:
+def test_in_single_precision_only_rounding_differs(family: HostFamily) -> None:
     world = World(family, dtype=torch.float32)
-    alone, together = (play(world, trainer, seed=seed, members=range(4)) for trainer in (OneByOne(), as_one()))
+    alone, together = (play(world, trainer, seed=0, members=range(4)) for trainer in (OneByOne(), as_one()))
     assert [lifecycle_of(life) for life in alone] == [lifecycle_of(life) for life in together]
     for a, b in zip(alone, together, strict=True):
         for x, y in zip(a[: EARLY_EPOCHS + 1], b[: EARLY_EPOCHS + 1], strict=True):

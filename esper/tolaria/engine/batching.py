@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from esper.tolaria.data import augment, draw_variation, vary
+from esper.tolaria.data import augment, draw_variation, take, vary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,17 +29,15 @@ def training_batch(datasets: Sequence[Dataset], index: Tensor, variations: Seque
     Returns:
         Inputs [K, B, …] and labels [K, B] or [K, B, T].
     """
-    labels = torch.stack([data.train_y.index_select(0, own) for data, own in zip(datasets, index, strict=True)])
+    labels = torch.stack([take(data.train_y, own) for data, own in zip(datasets, index, strict=True)])
     kind = datasets[0].augmentation
-    size, count = datasets[0].train_x[0].numel(), index.shape[1]
+    size, count = datasets[0].train_x.shape[1:].numel(), index.shape[1]
     if _fits(datasets[0].train_x, len(datasets) * count * size):
-        x = torch.stack([data.train_x.index_select(0, own) for data, own in zip(datasets, index, strict=True)])
+        x = torch.stack([take(data.train_x, own) for data, own in zip(datasets, index, strict=True)])
         drawn = [draw_variation(x.shape[1:], kind, generator) for generator in variations]
         moves = [one for one in drawn if one is not None]
         return (vary(x.flatten(0, 1), torch.cat(moves)).view_as(x) if moves else x), labels
-    parts = (
-        augment(data.train_x.index_select(0, own), kind, source) for data, own, source in zip(datasets, index, variations, strict=True)
-    )
+    parts = (augment(take(data.train_x, own), kind, source) for data, own, source in zip(datasets, index, variations, strict=True))
     return join(parts, len(datasets)), labels
 
 

@@ -132,9 +132,9 @@ def choose_for(members: Sequence[Engine], table: Sequence[Measurement]) -> Choic
 
 def host_size(engine: Engine) -> HostSize:
     """How large an engine's host and batches are."""
-    host, sample = engine.model.host, engine.dataset.train_x[0]
+    host = engine.model.host
     macs = sum(layer.flops for layer in host.layer_specs())
-    widest = max(sample.numel(), *(spec.channels * spec.positions for spec in host.injection_specs()))
+    widest = max(engine.dataset.train_x.shape[1:].numel(), *(spec.channels * spec.positions for spec in host.injection_specs()))
     return HostSize(host.family, max(macs, 1), widest * engine.plan.batch_size)
 
 

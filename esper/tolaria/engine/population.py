@@ -116,7 +116,7 @@ class PopulationEngine:
     def _widest(self) -> int:
         """Numbers of one sample where it has the most."""
         specs = self.members[0].model.host.injection_specs()
-        return max(self.members[0].dataset.val_x[0].numel(), *(spec.channels * spec.positions for spec in specs))
+        return max(self.members[0].dataset.val_x.shape[1:].numel(), *(spec.channels * spec.positions for spec in specs))
 
     def _training_data(self) -> list[tuple[Tensor, Tensor]]:
         return [(member.dataset.train_x, member.dataset.train_y) for member in self.members]

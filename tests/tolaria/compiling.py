@@ -1,0 +1,56 @@
+"""Compiled training beside eager training, as figures; a process of its own, because checked annotations cannot be compiled."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from esper.leyline.actions import BlendStyle
+from esper.tolaria.engine.compiled import Graphs, HostSteps
+from esper.tolaria.engine.layouts import LayoutChoice, lay_out
+from tests.fakes.growth import begin_blending, begin_training, make_batch, make_model, randomise
+
+if TYPE_CHECKING:
+    from esper.kasmina.model import MorphogeneticModel
+
+
+def grown(ticks: int) -> MorphogeneticModel:
+    """One seed that learns unheard, one that is blended in by its gate, and one that is added."""
+    model = make_model()
+    begin_blending(model, 0, ticks=ticks, style=BlendStyle.GATED_GATE)
+    begin_blending(model, 1, ticks=ticks)
+    begin_training(model, 2)
+    randomise(model, 2)
+    return model.train()
+
+
+def compare(*, is_bf16: bool) -> list[dict[str, Any]]:
+    """Two hosts that are alike, by one collection of graphs: largest differences of logits and gradients."""
+    graphs = Graphs()
+    choice = LayoutChoice("channels_last", "fp32", 0, must_pay=False, why="")
+    x, y = make_batch()
+    x = lay_out(x, "channels_last")
+    rows = []
+    for ticks in (1, 2):
+        model = grown(ticks)
+        steps = HostSteps(model, choice, graphs)
+        steps.begin_epoch(len(x), 10)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        found = []
+        for forward in (steps.forward, model):
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+                logits = forward(x).float()
+            found.append((logits, *torch.autograd.grad(F.cross_entropy(logits, y), parameters, allow_unused=True)))
+        pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None or b is not None]
+        worst = max(float((a - b).abs().max() / (1e-3 + b.abs().max())) for a, b in pairs if a is not None and b is not None)
+        rows.append({"worst": worst, "is_complete": all(a is not None and b is not None for a, b in pairs), "graphs": len(graphs)})
+        rows[-1]["compiled"] = steps.num_compiled
+    return rows
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps({name: compare(is_bf16=name == "bf16") for name in ("fp32", "bf16")}))
