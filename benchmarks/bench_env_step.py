@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     BareLoop = Callable[[Sequence[Episode]], int]
 
 DECIDING = "decisions"
+SCRIPTED = ("random", "wait")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -61,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def measure_throughput(workload: Workload, *, repeats: int, num_envs: int) -> dict[str, Figure]:
-    """P1: env steps per CPU second with the policy network and with the random policy, beside bare PyTorch."""
+    """P1: env steps per CPU second with the policy network, with the random policy and where nothing grows, beside bare PyTorch."""
     loops = bare_loops(workload, num_envs)
-    rates: dict[str, list[float]] = {name: [] for name in ("learned", "random", *loops)}
+    rates: dict[str, list[float]] = {name: [] for name in ("learned", *SCRIPTED, *loops)}
     shares: list[dict[str, float]] = []
     with open_player(workload) as player:
         play_learned(player, 0, workload.requests(0, 1))
@@ -73,7 +74,8 @@ def measure_throughput(workload: Workload, *, repeats: int, num_envs: int) -> di
             played = timed(partial(play_learned, player, repeat, requests))
             rates["learned"].append(played.result / played.cpu_sec)
             shares.append({name: seconds / played.cpu_sec for name, seconds in player.spent.items()})
-            rates["random"].append(rate_of(partial(play_random, player, requests)))
+            for name in SCRIPTED:
+                rates[name].append(rate_of(partial(play_scripted, player, name, requests)))
             for name, loop in loops.items():
                 episodes = [workload.make_episode(request) for request in requests]
                 rates[name].append(rate_of(partial(loop, episodes)))
@@ -91,7 +93,7 @@ def measure_throughput(workload: Workload, *, repeats: int, num_envs: int) -> di
             workload=describe(workload, num_envs),
             **({"shares_of_cpu": spent_on | {"rest": 1.0 - sum(spent_on.values())}} if policy == "learned" else {}),
         )
-        for policy in ("learned", "random")
+        for policy in ("learned", *SCRIPTED)
     }
 
 
@@ -113,9 +115,9 @@ def play_learned(player: Player, group: int, requests: Sequence[EpisodeRequest])
     return sum(outcome.episode_length for outcome in player.worker.outcomes())
 
 
-def play_random(player: Player, requests: Sequence[EpisodeRequest]) -> int:
-    """Play episodes with the random policy, which needs no observation; returns the env steps."""
-    outcomes = player.worker.play_scripted([ScriptedSpec("random")] * len(requests), requests)
+def play_scripted(player: Player, policy: str, requests: Sequence[EpisodeRequest]) -> int:
+    """Play episodes with a scripted policy, which needs no observation; returns the env steps."""
+    outcomes = player.worker.play_scripted([ScriptedSpec(policy)] * len(requests), requests)
     return sum(outcome.episode_length for outcome in outcomes)
 
 

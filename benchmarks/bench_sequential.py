@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Figure, figure, machine, run_benchmark, timed
 from benchmarks.members import BLUEPRINTS, NOISE, Case, find_case, grow, make_engines
+from esper.distributed.build import prepare_process
 from esper.tolaria.engine.layouts import BF16_INSTRUCTIONS, LAYOUT_TABLE, LayoutMeasurement, cpu_instructions, read_layouts
 from esper.tolaria.tasks.base import Context
 
@@ -102,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     def measure() -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
+        prepare_process()
         with TemporaryDirectory() as folder:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # so that compiling is paid for
             for point in points:

@@ -25,7 +25,7 @@ from esper.leyline.load import dump, merge, parse_overrides
 from esper.leyline.rng import SeedTree
 from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.transport import InProcessTransport
-from esper.tamiyo import GraphBuilder, RandomPolicy
+from esper.tamiyo import GraphBuilder, RandomPolicy, WaitPolicy
 from esper.tolaria.data import Dataset
 from esper.tolaria.engine.base import Evaluate, Probe, TrainEpoch, Trainer, TrainingPlan
 from esper.tolaria.engine.choose import make_trainer
@@ -190,7 +190,7 @@ def open_player(workload: Workload, make_trial: Callable[[EpisodeRequest], Trial
         worker = EnvWorker(
             TrialBatch(make_trial or workload.make_trial, trainer),
             TimedEncoder(GraphBuilder(limits, steps_per_epoch=steps_per_epoch), spent),
-            make_policy=lambda _: RandomPolicy(),
+            make_policy=lambda spec: WaitPolicy() if spec.name == "wait" else RandomPolicy(),
             reward=config.reward,
             gamma=config.ppo.gamma,
             emitter=emitters[0],

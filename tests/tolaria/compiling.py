@@ -45,7 +45,7 @@ def compare(*, is_bf16: bool) -> list[dict[str, Any]]:
                 logits = forward(x).float()
             found.append((logits, *torch.autograd.grad(F.cross_entropy(logits, y), parameters, allow_unused=True)))
         pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None or b is not None]
-        worst = max(float((a - b).abs().max() / (1e-3 + b.abs().max())) for a, b in pairs if a is not None and b is not None)
+        worst = max(float((a - b).detach().abs().max() / (1e-3 + b.abs().max())) for a, b in pairs if a is not None and b is not None)
         rows.append({"worst": worst, "is_complete": all(a is not None and b is not None for a, b in pairs), "graphs": len(graphs)})
         rows[-1]["compiled"] = steps.num_compiled
     return rows

@@ -18,12 +18,12 @@ def images(size: int, count: int, member: int, augmentation: Augmentation) -> Da
 
 
 @pytest.mark.parametrize("augmentation", ["none", "shift", "crop_flip"])
-@pytest.mark.parametrize("size", [4, 40])
+@pytest.mark.parametrize("size", [4, 48])
 def test_every_member_gets_the_batch_of_its_own_engine(size: int, augmentation: Augmentation) -> None:
     num_members, count = 4, 20
     datasets = [images(size, count, member, augmentation) for member in range(num_members)]
     is_large = num_members * 12 * 3 * size * size * 4 > CACHED_BYTES
-    assert is_large == (size == 40)
+    assert is_large == (size == 48)
     orders = torch.stack([torch.randperm(count, generator=SEEDS.child("order", member).torch()) for member in range(num_members)])
     x, y = training_batch(datasets, orders[:, :12], [SEEDS.child("moves", member).torch() for member in range(num_members)])
     for member, data in enumerate(datasets):
@@ -42,7 +42,7 @@ def test_tokens_and_vectors_are_joined_as_they_are() -> None:
 
 
 def test_large_images_are_joined_with_samples_innermost_in_memory() -> None:
-    parts = [torch.randn(64, 3, 40, 40, generator=SEEDS.child("part", i).torch()) for i in range(3)]
+    parts = [torch.randn(64, 3, 48, 48, generator=SEEDS.child("part", i).torch()) for i in range(3)]
     joined = join(parts, 3)
     assert torch.equal(joined, torch.stack(parts))
     assert joined.permute(0, 2, 3, 4, 1).is_contiguous()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from esper.leyline.host import HostFamily
     from esper.leyline.reports import TrialReport
+    from esper.tolaria import Trial
     from esper.tolaria.engine.base import Trainer
 
 PLACE = 31
@@ -75,10 +76,11 @@ class Silent(nn.Module):
 
 
 class Breaking(Straight):
-    """Fails where the input is of the member that is out of luck."""
+    """Fails where its member is out of luck, and sometimes only in the second batch of an epoch."""
 
     def forward(self, h: Tensor) -> Tensor:
-        if float(self.layer.bias.detach().sum()) > 100.0:
+        luck = float(self.layer.bias.detach().sum())
+        if luck > 100.0 and (luck > 10_000.0 or len(h) < 32):
             raise ArithmeticError("out of luck")
         return super().forward(h)
 
@@ -125,8 +127,8 @@ ORDINARY = [
 
 @pytest.mark.parametrize(("family", "build", "optimizer"), ORDINARY)
 def test_an_ordinary_module_agrees(family: HostFamily, build: Callable[[int], nn.Module], optimizer: str) -> None:
-    engine = EngineConfig(optimizer=optimizer, weight_decay=0.02)  # type: ignore[arg-type]
-    world = world_with(family, build, engine=engine)
+    engine = EngineConfig(optimizer=optimizer, weight_decay=0.02, memory_format="contiguous")  # type: ignore[arg-type]
+    world = world_with(family, build, engine=engine)  # dropout draws in the order of memory, and a view needs it
     alone, together = (lives(world, trainer) for trainer in (OneByOne(), as_one()))
     gap, where = furthest(alone, together)
     assert gap < 1e-6, where
@@ -135,7 +137,7 @@ def test_an_ordinary_module_agrees(family: HostFamily, build: Callable[[int], nn
 
 
 def test_an_ordinary_modules_state_is_its_members() -> None:
-    world = world_with("cnn", Fancy)
+    world = world_with("cnn", Fancy, engine=EngineConfig(memory_format="contiguous"))
     batches = []
     for trainer in (OneByOne(), as_one()):
         batch = TrialBatch(world.make, trainer)
@@ -167,7 +169,8 @@ def test_a_blueprint_that_cannot_be_built_says_whose_it_is() -> None:
     go_on_without(batch, 1)
 
 
-def test_a_blueprint_that_fails_says_whose_it_is_and_the_others_go_on() -> None:
+@pytest.mark.parametrize(("bias", "num_steps"), [(10_000.0, 0), (100.0, 2)])
+def test_a_blueprint_that_fails_says_whose_it_is_and_the_others_go_on(bias: float, num_steps: int) -> None:
     world = world_with("mlp", Breaking)
     batch = TrialBatch(world.make, as_one())
     reports = batch.start(world.requests(5, 3))
@@ -177,15 +180,23 @@ def test_a_blueprint_that_fails_says_whose_it_is_and_the_others_go_on() -> None:
     with torch.no_grad():
         for name, parameter in batch.trials[1].model.slots.named_parameters():
             if name.endswith("bias"):
-                parameter.fill_(1000.0)
-    others = [weights(batch.trials[i].model) for i in (0, 2)]
-    with pytest.raises(BlueprintError, match=r"'mine' in slot \S+ failed while running on a value \[32, \d+\]: ArithmeticError") as caught:
+                parameter.fill_(bias)
+    others = [batch.trials[i] for i in (0, 2)]
+    before = [(weights(trial.model), num_steps_of(trial)) for trial in others]
+    with pytest.raises(BlueprintError, match=r"'mine' in slot \S+ failed while running on a value \[\d+, \d+\]: ArithmeticError") as caught:
         batch.step([FactoredAction()] * 3)
     notes = "\n".join(caught.value.__notes__)
     assert "env/1/" in notes
     assert batch.trials[1].whereabouts in notes
-    assert all(are_equal(before, weights(batch.trials[i].model)) for i, before in zip((0, 2), others, strict=True))
+    for trial, (own, count) in zip(others, before, strict=True):
+        assert are_equal(own, weights(trial.model)) is (num_steps == 0)
+        assert num_steps_of(trial) == count + num_steps
     go_on_without(batch, 1)
+
+
+def num_steps_of(trial: Trial) -> int:
+    """Steps that the host has trained, as its own optimizer tells."""
+    return int(trial.engine.optimizer.state[next(trial.model.get_submodule("host").parameters())]["step"])
 
 
 def go_on_without(batch: TrialBatch, member: int) -> None:

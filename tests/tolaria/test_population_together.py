@@ -17,7 +17,7 @@ from esper.tolaria.engine.together import Together, likeness
 from esper.tolaria.tasks.base import Context
 from tests.fakes.growth import NormedHost
 from tests.tolaria.populations import World, as_one, furthest
-from tests.tolaria.test_sequential import engine_with
+from tests.tolaria.test_sequential import DroppingHost, engine_with, images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,8 +73,8 @@ def test_a_host_that_runs_only_by_itself_does_so_or_is_refused() -> None:
     frozen = DIGITS.engines(0, 1)[0]
     next(frozen.model.get_submodule("host").parameters()).requires_grad_(False)
     with SeedTree(0).torch_scope():
-        normed = engine_with(NormedHost())
-    for engine, reason in ((frozen, "frozen"), (normed, "NormedHost")):
+        normed, dropping = engine_with(NormedHost()), engine_with(DroppingHost(), images())
+    for engine, reason in ((frozen, "frozen"), (normed, "NormedHost"), (dropping, "DroppingHost")):
         assert likeness(engine) is None
         (result,) = Together(lambda _: True).answer([(engine, TrainEpoch(0))])
         assert type(result).__name__ == "EpochResult"
