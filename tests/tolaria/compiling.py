@@ -36,8 +36,8 @@ def compare(*, is_bf16: bool) -> list[dict[str, Any]]:
     rows = []
     for ticks in (1, 2):
         model = grown(ticks)
-        steps = HostSteps(model, choice, graphs)
-        steps.begin_epoch(len(x), 10)
+        steps = HostSteps(model, graphs)
+        steps.begin_epoch(choice, batch_size=len(x), steps_left=10)
         parameters = [p for p in model.parameters() if p.requires_grad]
         found = []
         for forward in (steps.forward, model):

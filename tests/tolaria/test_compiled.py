@@ -44,11 +44,12 @@ class Compiler:
         return run
 
 
-def steps_of(
-    model: MorphogeneticModel, compiler: Compiler, *, after: int | None = 0, must_pay: bool = False, graphs: Graphs | None = None
-) -> HostSteps:
-    choice = LayoutChoice("contiguous", "fp32", after, must_pay, "as the test says")
-    return HostSteps(model.train(), choice, Graphs(compiler.make) if graphs is None else graphs)
+def steps_of(model: MorphogeneticModel, compiler: Compiler, graphs: Graphs | None = None) -> HostSteps:
+    return HostSteps(model.train(), Graphs(compiler.make) if graphs is None else graphs)
+
+
+def choice(after: int | None = 0, *, must_pay: bool = False) -> LayoutChoice:
+    return LayoutChoice("contiguous", "fp32", after, must_pay, "as the test says")
 
 
 def test_a_run_with_seeds_is_the_models_own_forward() -> None:
@@ -89,8 +90,8 @@ def test_a_structure_does_not_depend_on_weights_or_on_how_far_a_seed_is_blended(
 
 def test_off_never_compiles() -> None:
     compiler, model = Compiler(), make_model()
-    steps = steps_of(model, compiler, after=None)
-    steps.begin_epoch(6, 10)
+    steps = steps_of(model, compiler)
+    steps.begin_epoch(choice(None), batch_size=6, steps_left=10)
     steps.forward(make_batch()[0])
     assert compiler.made == 0
 
@@ -98,7 +99,7 @@ def test_off_never_compiles() -> None:
 def test_a_last_smaller_batch_stays_eager() -> None:
     compiler, model = Compiler(), make_model()
     steps = steps_of(model, compiler)
-    steps.begin_epoch(6, 10)
+    steps.begin_epoch(choice(), batch_size=6, steps_left=10)
     for size in (6, 6, 4):
         steps.forward(make_batch(batch=size)[0])
     assert (compiler.made, compiler.calls) == (1, 2)
@@ -107,8 +108,8 @@ def test_a_last_smaller_batch_stays_eager() -> None:
 def test_compilation_waits_until_it_pays_and_only_if_as_much_is_to_come() -> None:
     for left, calls in ((10, 7), (6, 3), (5, 0)):
         compiler, model = Compiler(), make_model()
-        steps = steps_of(model, compiler, after=3, must_pay=True)
-        steps.begin_epoch(6, left)
+        steps = steps_of(model, compiler)
+        steps.begin_epoch(choice(3, must_pay=True), batch_size=6, steps_left=left)
         for _ in range(left):
             steps.forward(make_batch()[0])
         assert compiler.calls == calls, left
@@ -119,15 +120,15 @@ def test_growth_brings_another_graph_and_the_first_one_is_found_again() -> None:
     steps = steps_of(model, compiler)
     x, _ = make_batch()
     for _ in range(2):
-        steps.begin_epoch(6, 10)
+        steps.begin_epoch(choice(), batch_size=6, steps_left=10)
         steps.forward(x)
     model.apply(germinate(1), val_accuracy=20.0)
     model.apply(advance(1), val_accuracy=20.0)
-    steps.begin_epoch(6, 10)
+    steps.begin_epoch(choice(), batch_size=6, steps_left=10)
     steps.forward(x)
     assert (compiler.made, steps.num_compiled) == (2, 2)
     model.prune_all("test")
-    steps.begin_epoch(6, 10)
+    steps.begin_epoch(choice(), batch_size=6, steps_left=10)
     steps.forward(x)
     assert (compiler.made, compiler.calls) == (2, 4)
 
@@ -137,8 +138,8 @@ def test_hosts_share_graphs_and_only_so_many_are_kept() -> None:
     graphs = Graphs(compiler.make, limit=2)
     x, _ = make_batch()
     for _ in range(2):
-        steps = steps_of(make_model(), compiler, graphs=graphs)
-        steps.begin_epoch(6, 10)
+        steps = steps_of(make_model(), compiler, graphs)
+        steps.begin_epoch(choice(), batch_size=6, steps_left=10)
         steps.forward(x)
     assert (compiler.made, len(graphs)) == (1, 1)
     for name in ("a", "b", "c", "a"):
@@ -151,7 +152,7 @@ def test_a_host_has_only_so_many_graphs_and_says_so_once(caplog: pytest.LogCaptu
     steps = steps_of(model, compiler)
     with caplog.at_level(logging.WARNING):
         for size in range(2, MAX_GRAPHS_OF_A_HOST + 5):
-            steps.begin_epoch(size, 10)
+            steps.begin_epoch(choice(), batch_size=size, steps_left=10)
             x, _ = make_batch(batch=size)
             for _ in range(2):
                 assert torch.equal(steps.forward(x), model(x))
@@ -163,7 +164,7 @@ def test_what_cannot_be_compiled_runs_eagerly_and_is_not_tried_again(caplog: pyt
     compiler, model = Compiler(error=RuntimeError("no compiler\nlong story")), make_model()
     steps = steps_of(model, compiler)
     x, _ = make_batch()
-    steps.begin_epoch(6, 10)
+    steps.begin_epoch(choice(), batch_size=6, steps_left=10)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert torch.equal(steps.forward(x), model(x))

@@ -89,18 +89,18 @@ class Graphs:
 class HostSteps:
     """Forward passes of one host's training steps, compiled where that was chosen; which ones depends on this host alone.
 
-        steps.begin_epoch(batch_size, steps_left)
+        steps.begin_epoch(choice, batch_size=…, steps_left=…)
         logits = steps.forward(x)
 
     Args:
         model: Host with its slots.
-        choice: When to compile.
         graphs: Where compiled functions come from.
     """
 
-    def __init__(self, model: MorphogeneticModel, choice: LayoutChoice, graphs: Graphs) -> None:
+    def __init__(self, model: MorphogeneticModel, graphs: Graphs) -> None:
         self._model = model
-        self._choice = choice
+        self._compile_after: int | None = None
+        self._must_pay = False
         self._graphs = graphs
         self._taken: Counter[Hashable] = Counter()
         self._compiled: set[Hashable] = set()
@@ -116,21 +116,23 @@ class HostSteps:
         """Structures that run compiled."""
         return len(self._compiled)
 
-    def begin_epoch(self, batch_size: int, steps_left: int) -> None:
+    def begin_epoch(self, choice: LayoutChoice, *, batch_size: int, steps_left: int) -> None:
         """Note what the model has become.
 
         Args:
+            choice: When to compile.
             batch_size: Of a full batch; smaller ones are never compiled.
             steps_left: Training steps until the plan ends.
         """
+        self._compile_after, self._must_pay = choice.compile_after, choice.must_pay
         self._batch_size, self._steps_left = batch_size, steps_left
-        if self._choice.compile_after is not None:
+        if self._compile_after is not None:
             self._structure = structure_of(self._model)
             self._visits = visits_of(self._model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a training batch."""
-        if self._choice.compile_after is None or len(x) != self._batch_size:
+        if self._compile_after is None or len(x) != self._batch_size:
             self._steps_left -= 1
             logits: Tensor = self._model(x)
             return logits
@@ -141,10 +143,10 @@ class HostSteps:
         return self._run_compiled(structure, x) if is_compiled else self._model(x)
 
     def _shall_compile(self, structure: Hashable) -> bool:
-        after = self._choice.compile_after
+        after = self._compile_after
         if after is None or structure in self._refused or self._taken[structure] < after:
             return False
-        if self._choice.must_pay and self._steps_left < after:
+        if self._must_pay and self._steps_left < after:
             return False
         if len(self._compiled) < MAX_GRAPHS_OF_A_HOST:
             return True

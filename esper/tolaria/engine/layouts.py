@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,10 +33,13 @@ BF16_INSTRUCTIONS = ("amx", "avx512_bf16")
 """What a CPU must have for bf16 to be considered."""
 LAYOUT_RULE = (
     "Of the convolutional hosts measured, take the nearest in multiply-accumulates and in size of values, both on a logarithmic "
-    "scale. The layout is the fastest there, if it gained with and without seeds. bf16 counts only where the CPU has instructions for "
-    "it and was measured with them. Steps are compiled after as many as it takes to pay. Other hosts stay contiguous, fp32 and eager."
+    "scale, with a seed in every slot or with none, as the host has seeds that compute or not. The layout is the fastest there, if it "
+    "gained at all. bf16 counts only where the CPU has instructions for it and was measured with them. Steps are compiled after as "
+    "many as it takes to pay. Other hosts stay contiguous, fp32 and eager."
 )
 """What `auto` does, for people."""
+MIN_SPEEDUP = 1.03
+"""Less counts as none: repeated measurements differ by as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class HostTraits:
     """Batches are [B, C, H, W]."""
     is_like_measured: bool
     """A convolutional host of ours on the CPU, all of it trained, so that the measurements hold."""
+    has_seeds: bool = False
+    """A seed computes."""
     has_group_norm: bool = False
     """The host holds an `nn.GroupNorm`, whose backward crashes in torch 2.13 on channels_last values without gradient."""
 
@@ -138,9 +143,10 @@ def choose_layout(config: EngineConfig, traits: HostTraits, *, instructions: str
     return LayoutChoice(memory_format, precision, after, must_pay, why)
 
 
-def choice_for(traits: HostTraits, config: EngineConfig) -> LayoutChoice:
-    """The choice on this machine, by the shipped table."""
-    return choose_layout(config, traits, instructions=cpu_instructions(), table=read_layouts())
+def choices_for(traits: HostTraits, config: EngineConfig) -> dict[bool, LayoutChoice]:
+    """The choices on this machine by the shipped table: without seeds that compute, and with them."""
+    table, instructions = read_layouts(), cpu_instructions()
+    return {flag: choose_layout(config, replace(traits, has_seeds=flag), instructions=instructions, table=table) for flag in (False, True)}
 
 
 def host_traits(model: MorphogeneticModel, dataset: Dataset, batch_size: int) -> HostTraits:
@@ -181,7 +187,8 @@ def cpu_instructions() -> str:
 
 def nearest_layouts(table: Sequence[LayoutMeasurement], traits: HostTraits, instructions: str) -> list[LayoutMeasurement]:
     """Every layout of the one host that is most like this one, measured on such a CPU, or on any other where none was."""
-    own = [row for row in table if row.instructions == instructions] or list(table)
+    alike = [row for row in table if row.has_seeds == traits.has_seeds]
+    own = [row for row in alike if row.instructions == instructions] or alike
     if not own:
         return []
 
@@ -214,24 +221,16 @@ def _fits(row: LayoutMeasurement, config: EngineConfig, traits: HostTraits) -> b
 
 def _best_layout(rows: Sequence[LayoutMeasurement]) -> tuple[MemoryFormat, Precision]:
     """The layout that gains the most; contiguous fp32 where none does."""
-    gains = {layout: _gain(rows, layout) for layout in dict.fromkeys((row.memory_format, row.precision) for row in rows)}
-    gaining = [layout for layout, gain in gains.items() if gain > 1.0]
-    return max(gaining, key=gains.__getitem__, default=("contiguous", "fp32"))
-
-
-def _gain(rows: Sequence[LayoutMeasurement], layout: tuple[MemoryFormat, Precision]) -> float:
-    """The smaller speedup of those with and without seeds."""
-    return min(row.speedup for row in rows if (row.memory_format, row.precision) == layout)
+    best = max((row for row in rows if row.speedup >= MIN_SPEEDUP), key=lambda row: row.speedup, default=None)
+    return ("contiguous", "fp32") if best is None else (best.memory_format, best.precision)
 
 
 def _compile_after(config: EngineConfig, rows: Sequence[LayoutMeasurement]) -> tuple[int | None, bool]:
     """Steps before compilation, and whether as many must be left."""
     if config.compile == "on":
         return 0, False
-    counts = [row.pays_after for row in rows]
-    known = [count for count in counts if count is not None]
-    is_open = config.compile == "auto" and bool(known) and len(known) == len(counts)
-    return (max(known), True) if is_open else (None, True)
+    pays_after = rows[0].pays_after if rows and config.compile == "auto" else None
+    return pays_after, True
 
 
 def _explain(name: str, asked: str, taken: str, rows: Sequence[LayoutMeasurement], traits: HostTraits) -> str:
@@ -241,10 +240,10 @@ def _explain(name: str, asked: str, taken: str, rows: Sequence[LayoutMeasurement
         return f"{name} {taken}: the data are no images"
     if not rows:
         return f"{name} {taken}: no measurement is of a host like this"
-    row = rows[0]
+    row, state = rows[0], "with seeds" if traits.has_seeds else "without seeds"
     if name == "precision" and taken == "fp32" and row.instructions not in BF16_INSTRUCTIONS:
         return f"{name} {taken}: no measurement on a CPU with bf16 instructions ({row.instructions})"
-    return f"{name} {taken}: as measured with {row.host} on {row.instructions}"
+    return f"{name} {taken}: as measured with {row.host} {state} on {row.instructions}"
 
 
 def _explain_compile(config: EngineConfig, after: int | None) -> str:

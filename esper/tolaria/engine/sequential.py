@@ -15,7 +15,7 @@ from esper.leyline.uncompiled import SGD, AdamW
 from esper.tolaria.data import Dataset, augment, batches
 from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, EvaluationSplit, TrainingPlan
 from esper.tolaria.engine.compiled import Graphs, HostSteps
-from esper.tolaria.engine.layouts import choice_for, host_traits, lay_out
+from esper.tolaria.engine.layouts import choices_for, host_traits, lay_out
 from esper.tolaria.engine.schedule import hold_then_decay
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from esper.kasmina.model import MorphogeneticModel
     from esper.leyline.rng import SeedTree
+    from esper.tolaria.engine.layouts import LayoutChoice
 
 EVALUATION_SAMPLES = 2048
 """Samples × configurations of one evaluation pass."""
@@ -59,9 +60,13 @@ class SequentialEngine:
         self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config, plan.learning_rate)
         self.traits = host_traits(model, dataset, plan.batch_size)
         """What the choice of the layout depends on."""
-        self.layout = choice_for(self.traits, config)
-        """How the host computes, and why."""
-        self._steps = HostSteps(model, self.layout, Graphs() if graphs is None else graphs)
+        self._layouts = choices_for(self.traits, config)
+        self._steps = HostSteps(model, Graphs() if graphs is None else graphs)
+
+    @property
+    def layout(self) -> LayoutChoice:
+        """How the host computes with the seeds that it has now, and why."""
+        return self._layouts[any(slot.computes for slot in self.model.seed_slots)]
 
     def train_epoch(self, epoch: int) -> EpochResult:
         """Train through the data once."""
@@ -72,12 +77,13 @@ class SequentialEngine:
         num_correct = torch.zeros((), dtype=torch.long, device=self.dataset.train_x.device)
         num_labels = 0
         gradient_norm: Tensor | None = None
-        self._steps.begin_epoch(self.plan.batch_size, num_batches * (self.plan.max_epochs - epoch))
+        layout = self.layout
+        self._steps.begin_epoch(layout, batch_size=self.plan.batch_size, steps_left=num_batches * (self.plan.max_epochs - epoch))
         with self.seeds.child("layers", epoch).torch_scope():
             for step, (x, y) in enumerate(self._batches(epoch)):
                 self._set_learning_rate((epoch + step / num_batches) / self.plan.max_epochs)
-                with self._precision():
-                    logits = in_full(self._steps.forward(x))
+                with self._precision(layout):
+                    logits = in_full(self._steps.forward(lay_out(x, layout.memory_format)))
                     loss = cross_entropy(logits, y)
                 gradient_norm = self._update(loss, is_last=step + 1 == num_batches)
                 with torch.no_grad():
@@ -97,15 +103,15 @@ class SequentialEngine:
     @torch.no_grad()
     def evaluate(self, split: EvaluationSplit, configurations: Sequence[tuple[int, ...]]) -> Evaluation:
         """Accuracy and loss of every configuration, all of them in each batched pass."""
-        started = time.perf_counter()
+        started, layout = time.perf_counter(), self.layout
         x, y = (self.dataset.val_x, self.dataset.val_y) if split == "val" else (self.dataset.test_x, self.dataset.test_y)
         num_correct = torch.zeros(len(configurations), dtype=torch.long, device=x.device)
         total_loss = torch.zeros(len(configurations), device=x.device)
         chunk = max(EVALUATION_SAMPLES // len(configurations), 1)
         for start in range(0, len(x), chunk):
             labels = y[start : start + chunk]
-            inputs = lay_out(x[start : start + chunk], self.layout.memory_format)
-            with self._precision():
+            inputs = lay_out(x[start : start + chunk], layout.memory_format)
+            with self._precision(layout):
                 logits = in_full(self.model.forward_configurations(inputs, configurations))
             num_correct += (logits.argmax(-1) == labels).flatten(1).sum(1)
             flat = labels.expand(len(configurations), *labels.shape)
@@ -126,10 +132,10 @@ class SequentialEngine:
         order = self.seeds.child("order", epoch).torch()
         variation = self.seeds.child("augmentation", epoch).torch()
         for x, y in batches(self.dataset, self.plan.batch_size, order):
-            yield lay_out(augment(x, self.dataset.augmentation, variation), self.layout.memory_format), y
+            yield augment(x, self.dataset.augmentation, variation), y
 
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.layout.precision == "fp32":
+    def _precision(self, layout: LayoutChoice) -> AbstractContextManager[object]:
+        if layout.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.dataset.train_x.device.type, torch.bfloat16)
 
