@@ -39,7 +39,7 @@ CONTRASTS = {
 }
 REFERENCE = EngineConfig(memory_format="contiguous", precision="fp32", compile="off")
 MARGIN_POINTS = 1.0
-"""Largest loss of mean accuracy that still counts as none."""
+"""Largest difference of mean accuracy, either way, that still counts as none."""
 NUM_RESAMPLES = 20_000
 NOISE = 1.2
 """Standard deviation; an image without noise has 1. It keeps accuracies away from 100 %."""
@@ -56,13 +56,8 @@ class Paired:
 
     @property
     def is_equal(self) -> bool:
-        """Whether the interval contains 0: no difference is shown."""
-        return self.low <= 0.0 <= self.high
-
-    @property
-    def is_no_worse(self) -> bool:
-        """Whether the interval leaves out every loss above the margin."""
-        return self.low > -MARGIN_POINTS
+        """Whether the whole interval lies within the margin: equality is shown, not merely no difference."""
+        return self.low > -MARGIN_POINTS and self.high < MARGIN_POINTS
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -72,20 +67,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--num-train", type=int, default=512)
     parser.add_argument("--num-test", type=int, default=512)
+    parser.add_argument("--layouts", nargs="+", choices=list(CONTRASTS), default=list(CONTRASTS))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)
     plan = TrainingPlan(arguments.epochs, batch_size=32, learning_rate=0.01)
     counts = SampleCounts(arguments.num_train, arguments.num_test, arguments.num_test)
-    return run_benchmark(lambda: measure_accuracies(plan, counts, num_seeds=arguments.seeds), arguments.json)
+    return run_benchmark(lambda: measure_accuracies(plan, counts, num_seeds=arguments.seeds, layouts=arguments.layouts), arguments.json)
 
 
-def measure_accuracies(plan: TrainingPlan, counts: SampleCounts, *, num_seeds: int) -> dict[str, Figure]:
-    """Final test accuracies of every layout beside contiguous fp32, from the same weights on the same data in the same order."""
-    found: dict[str, list[float]] = {name: [] for name in ("reference", *CONTRASTS)}
+def measure_accuracies(plan: TrainingPlan, counts: SampleCounts, *, num_seeds: int, layouts: Sequence[str]) -> dict[str, Figure]:
+    """Final test accuracies of layouts beside contiguous fp32, from the same weights on the same data in the same order."""
+    configs = {"reference": REFERENCE} | {name: CONTRASTS[name] for name in layouts}
+    found: dict[str, list[float]] = {name: [] for name in configs}
     for i in range(num_seeds):
         seeds = SEEDS.child("pair", i)
         dataset = textures(counts, seeds.child("data"))
-        for name, config in (("reference", REFERENCE), *CONTRASTS.items()):
+        for name, config in configs.items():
             found[name].append(final_accuracy(config, plan, dataset, seeds))
     return {
         f"P4_accuracy {name}": figure(
@@ -100,7 +97,7 @@ def measure_accuracies(plan: TrainingPlan, counts: SampleCounts, *, num_seeds: i
             num_train=counts.train,
             noise=NOISE,
         )
-        for name in CONTRASTS
+        for name in layouts
     }
 
 
@@ -147,7 +144,6 @@ def tell(difference: Paired) -> dict[str, Any]:
         "interval_95_points": [difference.low, difference.high],
         "margin_points": MARGIN_POINTS,
         "is_statistically_equal": difference.is_equal,
-        "is_no_worse": difference.is_no_worse,
     }
 
 

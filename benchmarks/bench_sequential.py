@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
@@ -24,7 +24,7 @@ from esper.tolaria.engine.layouts import BF16_INSTRUCTIONS, LAYOUT_TABLE, Layout
 from esper.tolaria.tasks.base import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from esper.tolaria.engine.layouts import MemoryFormat, Precision
     from esper.tolaria.engine.sequential import SequentialEngine
@@ -37,6 +37,7 @@ CASES = (
     Case("cnn", "base 16 32×32", "cifar10", Context(NOISE, "plain", 2.0)),
     Case("cnn", "base 32 32×32", "cifar10", Context(NOISE, "plain", 4.0)),
 )
+ACCURACIES = Path(__file__).parent / "results" / "precision.json"
 GOAL_HOST, GOAL_BATCH = "base 16 32×32", 128
 LAYOUTS: tuple[tuple[MemoryFormat, Precision], ...] = (
     ("contiguous", "fp32"),
@@ -96,8 +97,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--hosts", nargs="*", choices=[case.host for case in CASES], default=[case.host for case in CASES])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also measure compiled steps")
     parser.add_argument("--write", action="store_true", help=f"put what was measured into {LAYOUT_TABLE}, by which auto chooses")
+    parser.add_argument("--accuracies", type=Path, default=ACCURACIES, help="results of bench_precision, without which no bf16 is chosen")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)
+    accuracies = json.loads(arguments.accuracies.read_text()) if arguments.write else {}
     cases = [case for case in CASES if case.host in arguments.hosts]
     points = [Point(case, size, grown, arguments.steps) for case in cases for size in arguments.batch_sizes for grown in (False, True)]
 
@@ -112,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     result = run_benchmark(measure, arguments.json)
     if arguments.write:
-        write_table([LayoutMeasurement(**found["measurement"]) for found in result["figures"].values()])
+        write_table([LayoutMeasurement(**found["measurement"]) for found in result["figures"].values()], accuracies)
     return result
 
 
@@ -208,8 +211,20 @@ def cpu_sec_with_children(engine: SequentialEngine) -> float:
     return sum(after[:4]) - sum(before[:4])
 
 
-def write_table(rows: Sequence[LayoutMeasurement]) -> None:
-    """Put rows in the place of those of the same hosts on such a CPU; every other row stays."""
+def accuracy_is_equal(row: LayoutMeasurement, results: Mapping[str, Any]) -> bool | None:
+    """Whether `results` of `bench_precision` show a layout's final accuracies to equal those of contiguous fp32 on such a CPU."""
+    found = results["figures"].get(f"P4_accuracy {row.memory_format} {row.precision}")
+    return None if found is None or found["instructions"] != row.instructions else bool(found["is_statistically_equal"])
+
+
+def write_table(rows: Sequence[LayoutMeasurement], accuracies: Mapping[str, Any]) -> None:
+    """Put rows in the place of those of the same hosts on such a CPU; every other row stays.
+
+    Args:
+        rows: What was measured.
+        accuracies: What `bench_precision` found.
+    """
+    rows = [replace(row, accuracy_is_equal=accuracy_is_equal(row, accuracies)) for row in rows]
     measured = {(row.host, row.values, row.instructions) for row in rows}
     kept = [row for row in read_layouts() if (row.host, row.values, row.instructions) not in measured]
     state = machine()

@@ -16,13 +16,14 @@ from esper.distributed.config import RunConfig, read_run_config
 from esper.distributed.executor import ClusterError, RunFailedError
 from esper.distributed.run_dir import RunDirError
 from esper.distributed.session import evaluate_run, resume_run, train_run
+from esper.kasmina.wrapping.observe import WrapError
 from esper.leyline.load import ConfigError, dump
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-USER_ERRORS = (ConfigError, RunDirError, CheckpointError, ClusterError, RunFailedError)
+USER_ERRORS = (ConfigError, WrapError, RunDirError, CheckpointError, ClusterError, RunFailedError)
 """Errors whose message is meant for the user as it stands."""
 
 

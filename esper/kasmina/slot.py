@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, nn
 
 from esper.kasmina.blend import blend, straight_through
 from esper.leyline.alpha import BlendOperator
@@ -118,10 +118,12 @@ class SeedSlot(nn.Module):
 def seed_input(h: Tensor, manner: Manner) -> Tensor:
     """What a seed is given of its host's value.
 
-    It is made contiguous where it is detached: GroupNorm's backward crashes in torch 2.13 (CPU) on a channels_last input
-    without gradient.
+    It is made contiguous where a gradient would end at it: GroupNorm's backward crashes in torch 2.13 (CPU) on a channels_last
+    input without gradient.
     """
-    return h.detach().contiguous() if manner.is_incubating or manner.isolates else h
+    if manner.is_incubating or manner.isolates:
+        return h.detach().contiguous()
+    return h if h.requires_grad or not is_grad_enabled() else h.contiguous()
 
 
 def mix_in(

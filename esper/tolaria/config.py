@@ -15,7 +15,11 @@ class TaskConfig:
     factory: str | None = setting(
         None, "with preset custom: what makes host and data from a seed, e.g. my_package.module:make or path/to/file.py:make"
     )
-    data_dir: str = setting("data", "folder of CIFAR's binary files or of train.parquet and test.parquet; unused by built-in tasks")
+    data_dir: str = setting(
+        "data",
+        "folder of CIFAR's binary files or of train.parquet and test.parquet, where what is read is kept for others in .esper (or in "
+        "$XDG_CACHE_HOME/esper if it is read-only); unused by built-in tasks",
+    )
     contexts: tuple[str, ...] = setting((), "restrict to these contexts, e.g. texture/linear@1; empty means all of the preset")
     num_train: int | None = setting(None, "training samples of an episode; with custom the first of so many", unit="samples", ge=1)
     num_val: int | None = setting(None, "validation samples of an episode; with custom the first of so many", unit="samples", ge=1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,9 +44,9 @@ def test_compiling_pays_after_what_it_costs_over_what_it_saves() -> None:
 def test_an_interval_finds_a_difference_that_is_there_and_none_that_is_not() -> None:
     noise = SeedTree(3).numpy().standard_normal(40)
     none, gain, wide = (paired(list(values)) for values in (noise - noise.mean(), noise + 2.0, 10.0 * (noise - noise.mean())))
-    assert none.is_equal and none.is_no_worse
-    assert not gain.is_equal and gain.is_no_worse
-    assert wide.is_equal and not wide.is_no_worse and wide.low < -MARGIN_POINTS
+    assert none.is_equal
+    assert not gain.is_equal and gain.low > 0.0
+    assert not wide.is_equal and wide.low < -MARGIN_POINTS and wide.high > MARGIN_POINTS
     with pytest.raises(ValueError, match="1 pairs"):
         paired([0.5])
 
@@ -60,8 +61,16 @@ def test_accuracies_are_compared_pair_by_pair(tmp_path: Path) -> None:
         assert found["repeats"] == 2
 
 
+def test_equality_is_only_told_of_the_layout_and_the_cpu_that_were_tried() -> None:
+    row = LayoutMeasurement("h", 1, 1, False, "amx", "channels_last", "bf16", 10.0, 8.0, None, None)
+    results = {"figures": {"P4_accuracy channels_last bf16": {"instructions": "amx", "is_statistically_equal": True}}}
+    assert bench_sequential.accuracy_is_equal(row, results) is True
+    assert bench_sequential.accuracy_is_equal(replace(row, instructions="avx2"), results) is None
+    assert bench_sequential.accuracy_is_equal(replace(row, memory_format="contiguous"), results) is None
+
+
 @pytest.mark.slow
-def test_bf16_and_channels_last_cost_no_accuracy() -> None:
-    result = bench_precision.main(["--seeds", "40"])
+def test_channels_last_costs_no_accuracy() -> None:
+    result = bench_precision.main(["--seeds", "40", "--layouts", "channels_last fp32"])
     for found in result["figures"].values():
-        assert found["is_no_worse"], (found["difference_points"], found["interval_95_points"])
+        assert found["is_statistically_equal"], (found["difference_points"], found["interval_95_points"])

@@ -85,9 +85,12 @@ def test_a_gain_within_the_noise_is_none() -> None:
     assert choose((TABLE[0], row("channels_last", "fp32", 9.9))).memory_format == "contiguous"
 
 
-def test_bf16_needs_instructions_and_a_measurement_with_them() -> None:
-    amx = tuple(replace(measured, instructions="amx") for measured in TABLE)
+def test_bf16_needs_instructions_a_measurement_with_them_and_equal_accuracy() -> None:
+    amx = tuple(replace(measured, instructions="amx", accuracy_is_equal=True) for measured in TABLE)
     assert choose(amx, instructions="amx").precision == "bf16"
+    for unproven in (None, False):
+        choice = choose([replace(measured, accuracy_is_equal=unproven) for measured in amx], instructions="amx")
+        assert choice.precision == "fp32" and "equal accuracy in bf16 has not been shown" in choice.why
     assert choose(TABLE, instructions="amx").precision == "fp32"
     assert choose(TABLE).precision == "fp32"
     assert choose((*amx, *TABLE), instructions="avx2").precision == "fp32"

@@ -34,8 +34,8 @@ BF16_INSTRUCTIONS = ("amx", "avx512_bf16")
 LAYOUT_RULE = (
     "Of the convolutional hosts measured, take the nearest in multiply-accumulates and in size of values, both on a logarithmic "
     "scale, with a seed in every slot or with none, as the host has seeds that compute or not. The layout is the fastest there, if it "
-    "gained at all. bf16 counts only where the CPU has instructions for it and was measured with them. Steps are compiled after as "
-    "many as it takes to pay. Other hosts stay contiguous, fp32 and eager."
+    "gained at all. bf16 counts only where the CPU has instructions for it, was measured with them, and final accuracies were shown "
+    "to be equal there. Steps are compiled after as many as it takes to pay. Other hosts stay contiguous, fp32 and eager."
 )
 """What `auto` does, for people."""
 MIN_SPEEDUP = 1.03
@@ -64,6 +64,8 @@ class LayoutMeasurement:
     """None where it was not measured."""
     compile_sec: float | None
     """CPU that compiling took, all processes."""
+    accuracy_is_equal: bool | None = None
+    """Whether final accuracies were shown to equal those of fp32 on such a CPU; None where it was not tried."""
 
     @property
     def speedup(self) -> float:
@@ -215,7 +217,7 @@ def _fits(row: LayoutMeasurement, config: EngineConfig, traits: HostTraits) -> b
     """Whether `auto` may take a row, and the settings that are fixed allow it."""
     if config.memory_format not in ("auto", row.memory_format) or config.precision not in ("auto", row.precision):
         return False
-    may_be_bf16 = config.precision == "bf16" or row.instructions in BF16_INSTRUCTIONS
+    may_be_bf16 = config.precision == "bf16" or (row.instructions in BF16_INSTRUCTIONS and row.accuracy_is_equal is True)
     return (row.precision == "fp32" or may_be_bf16) and (row.memory_format == "contiguous" or traits.takes_images)
 
 
@@ -243,6 +245,8 @@ def _explain(name: str, asked: str, taken: str, rows: Sequence[LayoutMeasurement
     row, state = rows[0], "with seeds" if traits.has_seeds else "without seeds"
     if name == "precision" and taken == "fp32" and row.instructions not in BF16_INSTRUCTIONS:
         return f"{name} {taken}: no measurement on a CPU with bf16 instructions ({row.instructions})"
+    if name == "precision" and taken == "fp32" and not any(r.precision == "bf16" and r.accuracy_is_equal for r in rows):
+        return f"{name} {taken}: equal accuracy in bf16 has not been shown on {row.instructions}"
     return f"{name} {taken}: as measured with {row.host} {state} on {row.instructions}"
 
 
