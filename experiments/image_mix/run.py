@@ -9,12 +9,15 @@ import argparse
 import json
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.distributed.config import read_run_config
 from esper.distributed.session import evaluate_run, train_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CONFIG = Path(__file__).parents[2] / "configs" / "run" / "quick.yaml"
 POLICY_SEEDS = 5
@@ -27,14 +30,14 @@ CONTEXTS = {
 BASELINES = ("random", "wait", "plateau", "gradient", "fixed")
 
 
-def train(root: Path, seed: int, engine: str) -> Path:
+def train(root: Path, seed: int, changes: Sequence[str]) -> Path:
     """Train one policy and note the CPU seconds; a run that is there already is taken as it is."""
     run_dir = root / f"seed-{seed}"
     if not (run_dir / "cost.json").exists():
-        overrides = [f"seed={seed}", f"engine.kind={engine}", f"rollout.rounds={ROUNDS}", "evaluation.seeds_per_context=0"]
+        overrides = [f"seed={seed}", f"rollout.rounds={ROUNDS}", "evaluation.seeds_per_context=0", *changes]
         started = time.process_time()
         train_run(read_run_config(CONFIG, overrides), run_dir, local=True)
-        (run_dir / "cost.json").write_text(json.dumps({"engine": engine, "cpu_sec": time.process_time() - started}))
+        (run_dir / "cost.json").write_text(json.dumps({"changes": list(changes), "cpu_sec": time.process_time() - started}))
     return run_dir
 
 
@@ -49,9 +52,9 @@ def evaluate(run_dir: Path, split: str, baselines: tuple[str, ...]) -> dict[str,
     return result
 
 
-def run_seed(root: Path, seed: int, split: str, engine: str) -> None:
+def run_seed(root: Path, seed: int, split: str, changes: Sequence[str]) -> None:
     """Train one policy and play it on unseen hosts; the first one also plays the baselines, which no policy changes."""
-    evaluate(train(root, seed, engine), split, BASELINES if seed == 0 else ())
+    evaluate(train(root, seed, changes), split, BASELINES if seed == 0 else ())
 
 
 def main() -> int:
@@ -60,11 +63,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     parser.add_argument("--split", choices=("eval", "heldout"), default="eval")
-    parser.add_argument("--engine", choices=("auto", "sequential", "population"), default="auto")
-    parser.add_argument("--seeds", type=int, default=POLICY_SEEDS, help="policy seeds, from 0 on")
+    parser.add_argument("--seeds", nargs="+", type=int, default=range(POLICY_SEEDS), help="policy seeds; 0 also plays the baselines")
+    parser.add_argument("changes", nargs="*", help="settings that differ from the quick run's, e.g. engine.kind=sequential")
     options = parser.parse_args()
     with ProcessPoolExecutor(options.jobs) as pool:
-        for task in [pool.submit(run_seed, options.out, seed, options.split, options.engine) for seed in range(options.seeds)]:
+        for task in as_completed(pool.submit(run_seed, options.out, seed, options.split, options.changes) for seed in options.seeds):
             task.result()
     return 0
 

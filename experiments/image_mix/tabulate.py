@@ -115,7 +115,9 @@ def as_markdown(results: dict[str, Any]) -> str:
         f"Learned, by policy seed: {by_seed}.",
         f"Explained variance, mean of the last {LAST_ROUNDS} rounds, by policy seed: {variances}.",
     ]
-    lines += [f"Training with engine {cost['engine']}: {cost['cpu_sec']:.0f} CPU seconds." for cost in results["training_cost"]]
+    costs = ", ".join(f"{cost['cpu_sec']:.0f}" for cost in results["training_cost"])
+    changes = ", ".join(dict.fromkeys(change for cost in results["training_cost"] for change in cost["changes"])) or "none"
+    lines.append(f"CPU seconds of training, by policy seed: {costs}; settings that differ from the quick run's: {changes}.")
     if "against" in results:
         d = results["against"]
         lines.append(f"These learned policies − those of the other runs: {d['mean']:+.1f} U, 95 % [{d['low']:+.1f}, {d['high']:+.1f}].")
@@ -127,7 +129,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder that run.py wrote")
     parser.add_argument("--split", choices=("eval", "heldout"), default="eval")
-    parser.add_argument("--against", type=Path, help="folder of runs with another engine, to compare the learned policies with")
+    parser.add_argument("--against", type=Path, help="folder of other runs, to compare the learned policies with")
     options = parser.parse_args()
     results = tabulate(options.runs, options.split)
     if options.against:
