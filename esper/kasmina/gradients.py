@@ -1,4 +1,4 @@
-"""Gradient norm and health of seeds, all read in one pass over the gradients of host and seeds."""
+"""Gradients as a backward pass left them: norm and health of seeds, and the flow through every layer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from esper.kasmina.seed_state import GradientReading
+from esper.leyline.reports import GradientFlow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -42,6 +43,34 @@ def read_gradients(host: Sequence[Tensor], seeds: Sequence[Sequence[Tensor]]) ->
         readings.append(_read(rest[: len(group)], group, host_rms) if group else None)
         rest = rest[len(group) :]
     return readings
+
+
+def gradient_flow(parameters: Iterable[tuple[str, Tensor]], *, scale: float = 1.0) -> GradientFlow | None:
+    """Gradients that the last backward pass left behind, by the module that owns the parameters.
+
+    Args:
+        parameters: By path.
+        scale: What the norms are multiplied with, to undo that gradients were clipped.
+
+    Returns:
+        None where no parameter has a gradient.
+    """
+    named = [(name.rpartition(".")[0] or name, p.grad) for name, p in parameters if p.grad is not None]
+    if not named:
+        return None
+    gradients = [gradient for _, gradient in named]
+    squares: dict[str, float] = {}
+    for (layer, _), norm in zip(named, torch.stack(torch._foreach_norm(gradients)).tolist(), strict=True):
+        squares[layer] = squares.get(layer, 0.0) + norm * norm
+    norms = {layer: scale * math.sqrt(square) for layer, square in squares.items()}
+    usable = [norm for norm in norms.values() if math.isfinite(norm) and norm > 0.0]
+    num_zero = torch.stack([(gradient == 0).sum() for gradient in gradients]).sum()
+    return GradientFlow(
+        norm_per_layer=norms,
+        zero_fraction=float(num_zero) / sum(gradient.numel() for gradient in gradients),
+        norm_ratio=max(usable) / min(usable) if usable else None,
+        nan_layers=tuple(layer for layer, norm in norms.items() if math.isnan(norm)),
+    )
 
 
 def _read(norms: Sequence[float], parameters: Sequence[Tensor], host_rms: float) -> GradientReading:

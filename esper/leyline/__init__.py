@@ -38,7 +38,12 @@ from esper.leyline.masks import (
 )
 from esper.leyline.packets import (
     HardwareContext,
+    HostDescription,
+    LayerState,
+    PacketError,
     SeedState,
+    SlotDescription,
+    SlotState,
     SystemStatePacket,
 )
 from esper.leyline.ports import (
@@ -52,7 +57,9 @@ from esper.leyline.ports import (
 from esper.leyline.reports import (
     Counterfactuals,
     EpisodeOutcome,
+    FieldOutcome,
     FieldReport,
+    SeedLife,
     SeedMetrics,
     SeedStateReport,
     SlotReport,
@@ -105,6 +112,10 @@ from esper.leyline.telemetry import (
     TelemetryEvent,
     TelemetryEventType,
 )
+from esper.leyline.traits import (
+    OptimizerState,
+    SeedTraits,
+)
 
 __all__ = [
     "TENSOR_SCHEMA_SIZE",
@@ -126,6 +137,7 @@ __all__ = [
     "EpisodeOutcome",
     "FactoredAction",
     "FastTrainingSignals",
+    "FieldOutcome",
     "FieldReport",
     "GateLevel",
     "GateResult",
@@ -136,15 +148,20 @@ __all__ = [
     "GrowthLimits",
     "HardwareContext",
     "Head",
+    "HostDescription",
     "HostFamily",
     "HostProtocol",
     "InjectionSpec",
     "LayerSpec",
+    "LayerState",
     "LifecycleOp",
+    "OptimizerState",
+    "PacketError",
     "PanicReason",
     "RewardComponents",
     "RiskLevel",
     "ScriptedPolicy",
+    "SeedLife",
     "SeedMetrics",
     "SeedOperation",
     "SeedStage",
@@ -152,10 +169,13 @@ __all__ = [
     "SeedStateReport",
     "SeedTelemetry",
     "SeedTelemetryRegistry",
+    "SeedTraits",
     "SeedTree",
     "SignalScale",
     "Sink",
+    "SlotDescription",
     "SlotReport",
+    "SlotState",
     "SlotView",
     "StageTransition",
     "StepBatch",

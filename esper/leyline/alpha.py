@@ -38,6 +38,16 @@ class AlphaMode(IntEnum):
 
 SIGMOID_STEEPNESS = {AlphaCurve.SIGMOID_GENTLE: 6.0, AlphaCurve.SIGMOID: 12.0, AlphaCurve.SIGMOID_SHARP: 24.0}
 BLENDING_METHODS = ("linear", "cosine", "warmup_hold", "sigmoid")
+"""Blending methods by name, in the order of the policy contract."""
+METHOD_OF_CURVE = {
+    AlphaCurve.LINEAR: "linear",
+    AlphaCurve.COSINE: "cosine",
+    AlphaCurve.WARMUP_HOLD: "warmup_hold",
+    AlphaCurve.SIGMOID: "sigmoid",
+    AlphaCurve.SIGMOID_GENTLE: "sigmoid",
+    AlphaCurve.SIGMOID_SHARP: "sigmoid",
+}
+"""Blending method of each curve: the sigmoids differ in their steepness alone."""
 WARMUP_FRAC = 0.5
 """Share of a WARMUP_HOLD schedule spent rising; the rest holds the target."""
 

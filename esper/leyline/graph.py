@@ -21,11 +21,11 @@ NODE_WIDTHS: Mapping[str, int] = {"layer": 128, "seed": 64, "activation": 32, "p
 
 EdgeType = tuple[str, str, str]
 EDGE_WIDTHS: Mapping[EdgeType, int] = {
-    ("layer", "connects", "layer"): 3,
-    ("seed", "monitors", "layer"): 2,
-    ("layer", "feeds", "activation"): 2,
-    ("activation", "influences", "layer"): 2,
-    ("parameter", "tunes", "layer"): 2,
+    ("layer", "connects", "layer"): 5,
+    ("seed", "monitors", "layer"): 5,
+    ("layer", "feeds", "activation"): 3,
+    ("activation", "influences", "layer"): 3,
+    ("parameter", "tunes", "layer"): 4,
     ("seed", "allowed", "parameter"): 1,
 }
 """Attributes of each stored relation; reverse and self relations are derived by the network."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
 
 from esper.leyline.alpha import AlphaMode, BlendOperator
 from esper.leyline.host import LayerSpec
@@ -11,6 +13,7 @@ from esper.leyline.masks import ActionMasks
 from esper.leyline.schemas import GateResult, GovernorVerdict
 from esper.leyline.signals import FastTrainingSignals
 from esper.leyline.stages import SeedStage
+from esper.leyline.traits import OptimizerState, SeedTraits
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class SeedStateReport:
     operator: BlendOperator
     tempo_epochs: int
     metrics: SeedMetrics
+    traits: SeedTraits | None = None
+    """What only systems outside Esper's own training tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,8 @@ class SlotReport:
     """One slot, empty or not, with what is measured at its place in the host. None is unmeasured."""
 
     slot_id: str
-    layer_index: int
-    """Index into the trial's layers of the layer it follows."""
+    layer_index: int | None
+    """Index into the trial's layers of the layer it follows; None where that is not known."""
     channels: int
     positions: int
     seed: SeedStateReport | None
@@ -85,6 +90,8 @@ class SlotReport:
     """Mean over channels of each channel's standard deviation over samples and positions."""
     spatial_std: float | None
     """Mean over samples and channels of the standard deviation over positions; None where positions = 1."""
+    monitored_layers: tuple[int, ...] = ()
+    """Indices of the layers that a seed here watches; none named are those of `layer_index`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,10 @@ class LayerReport:
     """Norm of the last epoch's weight change over the weight norm."""
     saturation_rate: float | None
     """Share of activations that are zero, 0…1."""
+    update_frequency: float | None = None
+    """Share of steps that update its weights, 0…1."""
+    latency_ms: float | None = None
+    """Time of its forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,37 @@ class EpochTimings:
     forward_time_ms: float | None = None
     backward_time_ms: float | None = None
     optimizer_step_time_ms: float | None = None
+    samples_per_s: float | None = None
+    """Told by packets only: what training observes depends on no clock."""
+    hook_latency_ms: float | None = None
+    """Time that seeds add to a step; told by packets only."""
+    data_transfer_time_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GradientFlow:
+    """Gradients of an epoch's last step, layer by layer, before clipping."""
+
+    norm_per_layer: Mapping[str, float]
+    """Module path → L2 norm over its own parameters."""
+    zero_fraction: float
+    """Share of elements that are exactly 0."""
+    norm_ratio: float | None
+    """Largest over smallest norm of the layers whose norm is finite and not 0; None if there is none."""
+    nan_layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedGate:
+    """A gate that keeps a seed in its stage. Told when it is first asked there, and whenever other checks fail than before."""
+
+    slot_id: str
+    seed_id: str
+    gate: GateResult
+    samples_per_s: float | None = None
+    """Told by packets only: what training observes depends on no clock."""
+    hook_latency_ms: float | None = None
+    """Time that seeds add to a step; told by packets only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +207,12 @@ class TrialReport:
     val_loss: float
     val_accuracy: float
     committed_accuracy: float
-    """Validation accuracy with fossils alone."""
+    """Validation accuracy with fossils alone; NaN where a packet does not tell it."""
     host_params: int
     seed_params: int
     """Parameters of all seeds that have a module, fossils included."""
     fossil_params: int
-    learning_rate: float
+    learning_rate: float | None
     gradient_norm: float | None
     layers: tuple[LayerReport, ...]
     slots: tuple[SlotReport, ...]
@@ -183,6 +225,10 @@ class TrialReport:
     """The episode is over: the horizon is reached or the governor stopped it."""
     test_accuracy: float | None = None
     """Accuracy on test data of what was kept (host and fossils); only when done."""
+    gradient_flow: GradientFlow | None = None
+    """None in epochs in which it was not measured."""
+    closed_gates: tuple[ClosedGate, ...] = ()
+    optimizer: OptimizerState | None = None
 
     @property
     def num_fossils(self) -> int:
@@ -190,14 +236,20 @@ class TrialReport:
         return sum(s.seed is not None and s.seed.stage is SeedStage.FOSSILIZED for s in self.slots)
 
 
-@dataclass(frozen=True, slots=True)
-class FieldReport:
-    """One seed's life, told when it ends."""
+class FieldOutcome(Enum):
+    """What became of a command."""
 
-    report_id: str
-    seed_id: str
-    slot_id: str
-    blueprint_id: str
+    SUCCESS = "success"
+    NEUTRAL = "neutral"
+    REGRESSION = "regression"
+    ABORTED = "aborted"
+    """It was not carried out, or its run or its seed ended before it could be judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedLife:
+    """One seed from germination to its end."""
+
     final_stage: SeedStage
     success: bool
     germinated_epoch: int
@@ -206,12 +258,40 @@ class FieldReport:
     accuracy_at_germination: float
     accuracy_at_completion: float
     best_accuracy: float
+    commands_received: tuple[str, ...] = ()
+    """Ids of the commands that named the seed or its slot, in order."""
     failure_reason: str | None = None
 
     @property
     def total_improvement(self) -> float:
         """Accuracy gained over the seed's life, in points."""
         return self.accuracy_at_completion - self.accuracy_at_germination
+
+
+@dataclass(frozen=True, slots=True)
+class FieldReport:
+    """What was seen in the field: the outcome of one command, or the life of one seed."""
+
+    report_id: str
+    outcome: FieldOutcome
+    tamiyo_policy_version: str
+    """The policy that gave the command; for a life, the one that germinated the seed."""
+    observation_window_epochs: int
+    """Epochs that were watched."""
+    metrics: Mapping[str, float]
+    """Such as `accuracy_before`, `accuracy_after`, `accuracy_delta`, `loss_delta`; unmeasured ones are absent."""
+    command_id: str | None = None
+    """None for a life."""
+    training_run_id: str | None = None
+    seed_id: str | None = None
+    slot_id: str | None = None
+    blueprint_id: str | None = None
+    follow_up_actions: tuple[str, ...] = ()
+    """Operations that were ordered in the same slot within the window."""
+    notes: str = ""
+    life: SeedLife | None = None
+    """None for the outcome of a command."""
+    issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)

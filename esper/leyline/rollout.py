@@ -32,6 +32,10 @@ class StepBatch:
     """[K] bool: the episode ended with this step. Ends are terminal: the horizon is part of the observation."""
     valid: np.ndarray
     """[K] bool: was the trial still running before this step? All True after reset."""
+    regression: np.ndarray
+    """[K] float32: points by which growth has set the trial back against its no-growth forecast; NaN after reset."""
+    panicked: np.ndarray
+    """[K] bool: the governor rolled the trial back in this step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +52,5 @@ class DecisionBatch:
     head_log_prob: np.ndarray
     """[K, 8] float32; 0 where the head does not matter."""
     policy_version: int
+    op_prob: np.ndarray | None = None
+    """[K, 6] float32 probability of every operation, 0 where illegal; None from a policy that does not tell."""

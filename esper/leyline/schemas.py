@@ -109,9 +109,10 @@ class SeedOperation:
     """What is to happen to one seed."""
 
     operation: str
+    """Name of a `LifecycleOp`."""
     blueprint_id: str | None
     parameters: Mapping[str, float | int | str] = field(default_factory=dict)
-    """Includes `blending_method` where a blend starts."""
+    """What the operation needs to be carried out; includes `blending_method` where alpha is to move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,15 @@ class AdaptationCommand:
     target_slot_id: str | None
     seed_operation: SeedOperation | None
     confidence: float
-    """Joint probability of the action taken, 0…1."""
+    """Probability of the operation, and of the slot where it names one, 0…1."""
     risk_level: RiskLevel | None = None
+    policy_version: str = ""
+    """The one policy that decided."""
+    training_run_id: str | None = None
+    execution_deadline_ms: int | None = None
+    """Time from `issued_at` after which the command should no longer be carried out; None has no limit."""
     reason: str = ""
     issued_by: str = "tamiyo"
     issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     annotations: Mapping[str, str] = field(default_factory=dict)
+    """What the policy saw and how sure it was; numbers and maps as JSON."""

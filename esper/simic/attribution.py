@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Players = tuple[int, ...]
 MAX_EXACT_PLAYERS = 4
 """Up to here all 2ⁿ configurations are cheap."""
+MAX_PAIRS = 10
+"""Antithetic pairs of orders in a sampled attribution."""
+MAX_SAMPLED_CONFIGURATIONS = 256
+"""About as many configurations a sampled attribution evaluates at most; one pair of orders is always drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,25 @@ def antithetic_orders(slots: Sequence[int], rng: np.random.Generator, *, num_pai
         order = tuple(int(slot) for slot in rng.permutation(sorted(slots)))
         orders += [order, order[::-1]]
     return tuple(orders)
+
+
+def sampled_orders(slots: Sequence[int], rng: np.random.Generator) -> tuple[Players, ...]:
+    """Orders for a sampled attribution: ten antithetic pairs, or fewer where they would ask for too many configurations."""
+    num_pairs = MAX_SAMPLED_CONFIGURATIONS // max(2 * len(slots), 1)
+    return antithetic_orders(slots, rng, num_pairs=min(max(num_pairs, 1), MAX_PAIRS))
+
+
+def shapley_values(table: Counterfactuals, rng: np.random.Generator) -> tuple[ShapleyValue, ...]:
+    """Shares of every slot that was on in the full network: exact up to `MAX_EXACT_PLAYERS`, else sampled.
+
+    Args:
+        table: From the last epoch of an episode; its first configuration is the full network.
+        rng: In the state in which it was when the configurations were drawn with `sampled_orders`.
+    """
+    slots = table.configurations[0]
+    if len(slots) <= MAX_EXACT_PLAYERS:
+        return shapley_exact(table, slots)
+    return shapley_sampled(table, sampled_orders(slots, rng))
 
 
 def configurations_of(orders: Sequence[Players]) -> tuple[Players, ...]:

@@ -8,6 +8,9 @@ from typing import Literal
 from esper.leyline.actions import NUM_HEADS
 from esper.leyline.load import ConfigError, setting
 
+NUM_THRESHOLDS = 3
+"""Between GREEN, YELLOW, ORANGE and RED."""
+
 
 @dataclass(frozen=True, slots=True)
 class RewardConfig:
@@ -78,13 +81,24 @@ class PPOConfig:
     normaliser_decay: float = setting(0.9, "weight of the past in the running statistics, per update", ge=0.0, lt=1.0)
     popart: bool = setting(False, "rescale the value head so that its outputs survive new statistics; needs policy.rescale_value")
     critic_weight_decay: float = setting(0.0, "decoupled weight decay on parameters with `value` in their name; the actor has none", ge=0.0)
+    risk_coef: float = setting(
+        1.0, "weight of the risk head's cross-entropy; it never moves the policy, 0 leaves the head untrained", ge=0.0
+    )
+    risk_window_epochs: int = setting(5, "epochs after a state that its risk class is judged by", unit="epochs", ge=1)
+    risk_thresholds: tuple[float, ...] = setting(
+        (2.0, 5.0, 10.0),
+        "points below the no-growth forecast from which what followed is YELLOW, ORANGE, RED; a rollback is CRITICAL",
+        gt=0.0,
+    )
     adam_epsilon: float = setting(1e-5, "added to the root of AdamW's second moment", gt=0.0)
 
     def __post_init__(self) -> None:
         """Check what concerns more than one value.
 
         Raises:
-            ConfigError: If the heads' weights are not one per head.
+            ConfigError: If the heads' weights are not one per head, or the risk thresholds are not three that rise.
         """
         if len(self.entropy_head_weights) != NUM_HEADS:
             raise ConfigError(f"entropy_head_weights={self.entropy_head_weights!r} should have {NUM_HEADS} numbers, one per head")
+        if len(self.risk_thresholds) != NUM_THRESHOLDS or list(self.risk_thresholds) != sorted(set(self.risk_thresholds)):
+            raise ConfigError(f"risk_thresholds={self.risk_thresholds!r} should be {NUM_THRESHOLDS} rising numbers: YELLOW, ORANGE, RED")

@@ -35,9 +35,22 @@ class ValueDiagnostics:
     return_mean: float
     return_std: float
     value_target_correlation: float | None
+    value_nrmse: float | None
+    """Root mean square error over the spread of the returns."""
+    ev_low_return_variance: bool
+    td_error_std: float
+    bellman_error: float
+    """Mean square of the temporal difference errors."""
+    return_p10: float
+    return_p50: float
+    return_p90: float
+    return_skew: float | None
     advantage_mean: float
+    """Before standardising, as is all that follows."""
     advantage_std: float
-    """Before standardising."""
+    advantage_skew: float | None
+    advantage_kurtosis: float | None
+    advantage_positive_ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,24 @@ class ChoiceDiagnostics:
     op_distribution: Mapping[str, float]
     causal_mask_coverage: Mapping[str, float]
     log_prob_underflow_count: int
+    log_prob_min: float | None
+    log_prob_max: float | None
+    forced_step_ratio: float
+    usable_actor_timesteps: int
+    decision_density: float | None
+    """Share of the steps with a choice in which something other than WAIT was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationDiagnostics:
+    """What operations were worth in a round, and how often they could be taken. Shares and means over the steps with a choice."""
+
+    op_q_values: Mapping[str, float]
+    """Operation → mean return after it was taken; operations that were not taken are absent."""
+    op_valid_mask: Mapping[str, float]
+    """Operation → share of steps in which it was legal."""
+    q_variance: float | None
+    q_spread: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +96,9 @@ class HeadDiagnostics:
     clip_fraction: float | None
     active_ratio: float | None
     """Share of samples in which the head mattered."""
+    ratio_max: float | None
+    learnable_fraction: float | None
+    """Share of samples in which the head had a choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +115,16 @@ class PolicyDiagnostics:
     ratio_min: float | None
     ratio_max: float | None
     ratio_std: float | None
+    ratio_p01: float | None
+    ratio_p99: float | None
+    clip_fraction_positive: float | None
+    clip_fraction_negative: float | None
     policy_determinism: float | None
     entropy_collapsed: bool
     numerical_stability_score: float
     """(1 − share of underflowing log-probabilities) · (1 − share of clamped log-ratios)."""
+    head_nan_detected: Mapping[str, bool]
+    head_inf_detected: Mapping[str, bool]
     heads: Mapping[str, HeadDiagnostics]
 
 
@@ -103,9 +143,22 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
     return float(np.corrcoef(x, y)[0, 1])
 
 
+def skewness(x: np.ndarray) -> float | None:
+    """Third standardised moment; None where `x` does not vary."""
+    return _standardised_moment(x, 3)
+
+
+def kurtosis(x: np.ndarray) -> float | None:
+    """Fourth standardised moment minus 3, the excess over a normal distribution; None where `x` does not vary."""
+    moment = _standardised_moment(x, 4)
+    return None if moment is None else moment - 3.0
+
+
 def value_diagnostics(value: np.ndarray, returns: np.ndarray, *, advantage: np.ndarray, td_error: np.ndarray) -> ValueDiagnostics:
     """Judge the critic from float64 arrays [N] over the valid steps of a round."""
     error = value - returns
+    is_flat = bool(np.var(returns) < MIN_VARIANCE)
+    p10, p50, p90 = np.quantile(returns, (0.1, 0.5, 0.9)).tolist()
     return ValueDiagnostics(
         explained_variance=explained_variance(value, returns),
         value_prediction_error_mean=float(error.mean()),
@@ -114,8 +167,19 @@ def value_diagnostics(value: np.ndarray, returns: np.ndarray, *, advantage: np.n
         return_mean=float(returns.mean()),
         return_std=float(returns.std()),
         value_target_correlation=correlation(value, returns),
+        value_nrmse=None if is_flat else float(np.sqrt(np.mean(error**2)) / returns.std()),
+        ev_low_return_variance=is_flat,
+        td_error_std=float(td_error.std()),
+        bellman_error=float(np.mean(td_error**2)),
+        return_p10=p10,
+        return_p50=p50,
+        return_p90=p90,
+        return_skew=skewness(returns),
         advantage_mean=float(advantage.mean()),
         advantage_std=float(advantage.std()),
+        advantage_skew=skewness(advantage),
+        advantage_kurtosis=kurtosis(advantage),
+        advantage_positive_ratio=float(np.mean(advantage > 0.0)),
     )
 
 
@@ -138,6 +202,31 @@ def choice_diagnostics(actions: np.ndarray, log_prob: np.ndarray, is_forced: np.
         op_distribution={op.name: float(np.mean(ops == op)) for op in LifecycleOp} if len(free) else {},
         causal_mask_coverage=dict(zip(HEAD_NAMES, matters.mean(axis=0).tolist(), strict=True)) if len(free) else {},
         log_prob_underflow_count=int(np.sum(log_prob < UNDERFLOW_LOG_PROB)),
+        log_prob_min=float(log_prob[~is_forced].min()) if len(free) else None,
+        log_prob_max=float(log_prob[~is_forced].max()) if len(free) else None,
+        forced_step_ratio=float(np.mean(is_forced)),
+        usable_actor_timesteps=len(free),
+        decision_density=float(np.mean(ops != LifecycleOp.WAIT)) if len(free) else None,
+    )
+
+
+def operation_diagnostics(ops: np.ndarray, returns: np.ndarray, *, is_legal: np.ndarray, is_forced: np.ndarray) -> OperationDiagnostics:
+    """Value of each operation as the round showed it.
+
+    Args:
+        ops: [N] operation taken.
+        returns: [N] estimated return after it, in scaled reward units.
+        is_legal: [N, 6] bool.
+        is_forced: [N] bool; forced steps are left out.
+    """
+    taken, worth, legal = ops[~is_forced], returns[~is_forced], is_legal[~is_forced]
+    values = {op.name: float(worth[taken == op].mean()) for op in LifecycleOp if np.any(taken == op)}
+    several = list(values.values()) if len(values) > 1 else []
+    return OperationDiagnostics(
+        op_q_values=values,
+        op_valid_mask=dict(zip([op.name for op in LifecycleOp], legal.mean(axis=0).tolist(), strict=True)) if len(legal) else {},
+        q_variance=float(np.var(several)) if several else None,
+        q_spread=max(several) - min(several) if several else None,
     )
 
 
@@ -172,6 +261,8 @@ def policy_diagnostics(
             kl=_mean(kl_forward(head_delta[:, h][is_active[:, h]])),
             clip_fraction=_mean(((head_delta[:, h].exp() - 1.0).abs() > clip)[is_active[:, h]].to(ratio.dtype)),
             active_ratio=_mean(is_active[:, h].to(ratio.dtype)),
+            ratio_max=_max(head_delta[:, h][is_active[:, h]].exp()),
+            learnable_fraction=_mean(is_available[:, h].to(ratio.dtype)),
         )
         for h, name in enumerate(HEAD_NAMES)
     }
@@ -188,9 +279,15 @@ def policy_diagnostics(
         ratio_min=float(ratio.min()) if has_samples else None,
         ratio_max=float(ratio.max()) if has_samples else None,
         ratio_std=float(ratio.std(correction=0)) if has_samples else None,
+        ratio_p01=_quantile(ratio, 0.01),
+        ratio_p99=_quantile(ratio, 0.99),
+        clip_fraction_positive=_mean((ratio > 1.0 + clip).to(ratio.dtype)),
+        clip_fraction_negative=_mean((ratio < 1.0 - clip).to(ratio.dtype)),
         policy_determinism=1.0 - mean_entropy if mean_entropy is not None else None,
         entropy_collapsed=mean_entropy is not None and mean_entropy < COLLAPSED_ENTROPY,
         numerical_stability_score=_stability(joint, delta),
+        head_nan_detected=dict(zip(HEAD_NAMES, head_log_prob.isnan().any(dim=0).tolist(), strict=True)),
+        head_inf_detected=dict(zip(HEAD_NAMES, head_log_prob.isinf().any(dim=0).tolist(), strict=True)),
         heads=heads,
     )
 
@@ -205,3 +302,17 @@ def _stability(log_prob: Tensor, delta: Tensor) -> float:
 
 def _mean(x: Tensor) -> float | None:
     return float(x.mean()) if x.numel() else None
+
+
+def _max(x: Tensor) -> float | None:
+    return float(x.max()) if x.numel() else None
+
+
+def _quantile(x: Tensor, q: float) -> float | None:
+    return float(x.float().quantile(q)) if x.numel() else None
+
+
+def _standardised_moment(x: np.ndarray, power: int) -> float | None:
+    if np.var(x) < MIN_VARIANCE:
+        return None
+    return float(np.mean(((x - x.mean()) / x.std()) ** power))

@@ -56,6 +56,8 @@ class GradientDiagnostics:
     grad_nan_layers: tuple[str, ...]
     grad_clip_fraction: float | None
     gradient_utilization: float | None
+    gradient_cv: float | None
+    """Standard deviation over mean of the steps' norms before clipping."""
     update_skipped: bool
 
 
@@ -110,6 +112,7 @@ def gradient_diagnostics(steps: Sequence[StepGradient], last: LayerGradients, nu
         grad_nan_layers=tuple(name for name, norm in last.norms.items() if math.isnan(norm)),
         grad_clip_fraction=_mean([float(s.pre_clip_norm > s.max_norm) for s in taken]),
         gradient_utilization=_mean([s.norm / s.max_norm for s in taken]),
+        gradient_cv=_variation([s.pre_clip_norm for s in taken]),
         update_skipped=bool(steps) and not taken,
     )
 
@@ -124,3 +127,10 @@ def _health(norm: float) -> float:
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _variation(values: Sequence[float]) -> float | None:
+    mean = _mean(values)
+    if mean is None or mean == 0.0 or len(values) < 2:
+        return None
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) / mean

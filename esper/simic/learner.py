@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.leyline.actions import NUM_HEADS, LifecycleOp
+from esper.leyline.actions import NUM_HEADS, Head, LifecycleOp
 from esper.leyline.load import ConfigError
 from esper.leyline.rollout import DecisionBatch, GroupId, StepBatch
-from esper.simic.diagnostics import choice_diagnostics, value_diagnostics
+from esper.simic.diagnostics import choice_diagnostics, operation_diagnostics, value_diagnostics
 from esper.simic.learner_state import LearnerStateError, make_optimizer, optimizer_tensors, restore_optimizer
 from esper.simic.losses import standardise
 from esper.simic.normalise import ReturnNormaliser, popart_correction
-from esper.simic.passes import LearnablePolicy, PassReport, PassSettings, TrainingData, run_pass
+from esper.simic.passes import LearnablePolicy, NormalisingPolicy, PassReport, PassSettings, TrainingData, run_pass
 from esper.simic.returns import gae
+from esper.simic.risk import risk_labels
 from esper.simic.rollout import Rollout, RolloutStore
 from esper.simic.schedules import linear
 from esper.simic.update_report import UpdateReport
@@ -86,6 +87,7 @@ class Learner:
             value=self._normaliser.denormalise(_to_numpy(output.value)),
             head_log_prob=_to_numpy(output.head_log_prob).astype(np.float32),
             policy_version=self._version,
+            op_prob=getattr(output, "op_probs", None),
         )
         if not greedy:
             self._store.record(decision)
@@ -109,6 +111,8 @@ class Learner:
         self._adopt_returns(returns)
         settings = self._settings()
         passes, stopped_in = self._run_passes(self._training_data(rollout, advantage, returns, is_forced), settings)
+        if isinstance(self.policy, NormalisingPolicy):
+            self.policy.update_norms(rollout.observations)
         self._version += 1
         self._store.clear()
         num_episodes = int(rollout.done.sum())
@@ -120,6 +124,10 @@ class Learner:
             mean_episode_return=float(rollout.reward.sum(dtype=np.float64)) / num_episodes,
             values=value_diagnostics(rollout.value.astype(np.float64), returns, advantage=advantage, td_error=td_error),
             choices=choice_diagnostics(rollout.actions, rollout.log_prob, is_forced),
+            operations=operation_diagnostics(
+                rollout.actions[:, Head.OP], returns, is_legal=rollout.observations.masks.op, is_forced=is_forced
+            ),
+            is_std_floored=bool(advantage[~is_forced].std() < self._config.advantage_std_floor) if not is_forced.all() else False,
             settings=settings,
             passes=passes,
             early_stop_epoch=stopped_in,
@@ -139,6 +147,8 @@ class Learner:
     def load_state(self, tensors: Mapping[str, Tensor], json: Mapping[str, Any]) -> None:
         """Continue from a saved state, bit for bit on the same machine; transitions at hand are forgotten.
 
+        Settings are this learner's own, whatever the one that was saved had.
+
         Raises:
             LearnerStateError: If tensors are missing, unknown or of another shape.
         """
@@ -151,7 +161,7 @@ class Learner:
                 raise LearnerStateError(f"saved {name} has shape {tuple(saved[name].shape)}, this policy has {tuple(tensor.shape)}")
         restore_optimizer(self._optimizer, self.policy, tensors)
         self.policy.load_state_dict(saved)
-        self._normaliser = ReturnNormaliser.from_json(json["normaliser"])
+        self._normaliser = ReturnNormaliser.from_json(json["normaliser"]).with_decay(self._config.normaliser_decay)
         self._version = int(json["version"])
         self._store.clear()
 
@@ -196,7 +206,14 @@ class Learner:
             advantage=standard.float().to(self._device),
             target=torch.from_numpy(self._normaliser.normalise(returns)).to(self._device),
             actor_weight=is_free.float().to(self._device),
+            risk_label=torch.from_numpy(self._risk_labels(rollout)).to(self._device),
         )
+
+    def _risk_labels(self, rollout: Rollout) -> np.ndarray:
+        """[N] int64 class of what followed each state."""
+        regression, panicked = rollout.to_grid(rollout.regression), rollout.to_grid(rollout.panicked.astype(np.float32))
+        config = self._config
+        return rollout.to_rows(risk_labels(regression, panicked, window=config.risk_window_epochs, thresholds=config.risk_thresholds))
 
     def _run_passes(self, data: TrainingData, settings: PassSettings) -> tuple[tuple[PassReport, ...], int | None]:
         """Passes, and the one in which KL exceeded its target; that one is left out if it took no step."""

@@ -82,6 +82,13 @@ class ReturnNormaliser:
         """Undo `to_json`; KeyError names what is missing."""
         return cls(float(state["decay"]), int(state["num_updates"]), float(state["first_moment"]), float(state["second_moment"]))
 
+    def with_decay(self, decay: float) -> ReturnNormaliser:
+        """The same mean and spread, forgetting at another pace from now on; itself if the pace is the same."""
+        if decay == self.decay:
+            return self
+        scale = (1.0 - decay**self.num_updates) / self._debias() if self.num_updates else 1.0
+        return ReturnNormaliser(decay, self.num_updates, scale * self.first_moment, scale * self.second_moment)
+
     def _debias(self) -> float:
         return 1.0 - float(self.decay**self.num_updates)
 

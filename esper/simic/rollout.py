@@ -43,6 +43,10 @@ class Rollout:
     """[N] float32 for the step that the action started."""
     done: np.ndarray
     """[N] bool: the episode ended with that step."""
+    regression: np.ndarray
+    """[N] float32: points below the no-growth forecast after that step."""
+    panicked: np.ndarray
+    """[N] bool: the governor rolled the trial back in that step."""
     env_id: np.ndarray
     """[N] int64"""
     episode_idx: np.ndarray
@@ -155,6 +159,8 @@ class RolloutStore:
             "value": np.concatenate([d.value for d in decisions]),
             "reward": np.concatenate([s.reward for s in following]),
             "done": np.concatenate([s.done for s in following]),
+            "regression": np.concatenate([s.regression for s in following]),
+            "panicked": np.concatenate([s.panicked for s in following]),
             "env_id": np.concatenate([np.asarray(d.key.env_ids, dtype=np.int64) for d in decisions]),
             "episode_idx": np.repeat([key[1] for key in keys], sizes).astype(np.int64),
             "step": np.repeat([key[2] for key in keys], sizes).astype(np.int64),
@@ -198,7 +204,7 @@ def _cells(rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_finite(rows: Mapping[str, np.ndarray]) -> None:
-    for name in ("reward", "value", "log_prob"):
+    for name in ("reward", "value", "log_prob", "regression"):
         bad = np.flatnonzero(~np.isfinite(rows[name]))
         if len(bad):
             row = bad[0]

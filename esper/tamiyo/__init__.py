@@ -15,18 +15,22 @@ from esper.tamiyo.baselines import (
     WaitPolicy,
 )
 from esper.tamiyo.config import ProbabilityFloors, TamiyoGNNConfig
+from esper.tamiyo.coverage import Coverage, coverage_of
 from esper.tamiyo.gnn import GraphEncoding, TamiyoGNN
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.graph_spec import GRAPH_SPEC, GraphSpec
-from esper.tamiyo.policy import (
-    PolicyEvaluation,
-    PolicyOutput,
-    TamiyoPolicy,
-    is_forced,
-)
+from esper.tamiyo.inspection import PolicyInspection, PolicyOutput
+from esper.tamiyo.norms import FeatureNorms
+from esper.tamiyo.packet_adapter import report_from_packet
+from esper.tamiyo.packet_export import host_from_report, packet_from_report
+from esper.tamiyo.policy import PolicyEvaluation, TamiyoPolicy, is_forced
+from esper.tamiyo.registries import Registries
+from esper.tamiyo.service import PolicyRejectedError, TamiyoService
 
 __all__ = [
     "GRAPH_SPEC",
+    "Coverage",
+    "FeatureNorms",
     "FixedSchedule",
     "Germination",
     "GradientPolicy",
@@ -36,12 +40,20 @@ __all__ = [
     "HeuristicPolicy",
     "HeuristicRules",
     "PolicyEvaluation",
+    "PolicyInspection",
     "PolicyOutput",
+    "PolicyRejectedError",
     "ProbabilityFloors",
     "RandomPolicy",
+    "Registries",
     "TamiyoGNN",
     "TamiyoGNNConfig",
     "TamiyoPolicy",
+    "TamiyoService",
     "WaitPolicy",
+    "coverage_of",
+    "host_from_report",
     "is_forced",
+    "packet_from_report",
+    "report_from_packet",
 ]

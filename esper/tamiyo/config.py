@@ -9,6 +9,7 @@ from esper.leyline.load import setting
 
 NUM_LAYERS = 4
 """Message-passing layers: two SAGE, then two GAT."""
+NUM_SAGE_LAYERS = 2
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,29 @@ class TamiyoGNNConfig:
     blueprint_vocab: int = setting(
         NUM_BLUEPRINT_PLACES + 1, "Rows of the blueprint table: every place, and one for an empty slot.", ge=NUM_BLUEPRINT_PLACES + 1, le=64
     )
+    seed_vocab: int = setting(64, "Rows of the table of registered seeds.", ge=1, le=64)
+    specialization_vocab: int = setting(64, "Rows of the specialization table.", ge=1, le=64)
+    optimizer_vocab: int = setting(64, "Rows of the optimizer-family table.", ge=1, le=64)
     layer_type_dim: int = setting(32, "Width of the layer-type embedding.", ge=1)
     activation_type_dim: int = setting(8, "Width of the activation-type embedding.", ge=1)
     blueprint_dim: int = setting(16, "Width of the blueprint embedding.", ge=1)
+    seed_dim: int = setting(8, "Width of the embedding of registered seeds.", ge=1)
+    specialization_dim: int = setting(4, "Width of the specialization embedding.", ge=1)
+    optimizer_dim: int = setting(4, "Width of the optimizer-family embedding.", ge=1)
     op_dim: int = setting(16, "Width of the operation embedding that the other heads are conditioned on.", ge=1)
     risk_classes: int = setting(5, "Classes of the risk head.", ge=1)
     telemetry_dim: int = setting(64, "Width of the telemetry embedding.", ge=1)
     op_bias: tuple[float, ...] = setting(
-        (0.5, 0.0, -1.0, -1.0, 2.0, 1.0),
-        "First logits of WAIT, GERMINATE, SET_ALPHA_TARGET, PRUNE, FOSSILIZE, ADVANCE: what has grown is mostly kept; zeros start even.",
+        (0.0, 0.5, -1.0, -1.0, 2.0, 1.0),
+        "First logits of WAIT, GERMINATE, SET_ALPHA_TARGET, PRUNE, FOSSILIZE, ADVANCE; with these seeds are mostly planted and kept. "
+        "A policy that plants at 1 in 3 every epoch almost always plants when sampled, and never by its most probable choice.",
     )
     probability_floors: ProbabilityFloors = setting(ProbabilityFloors, "Least probabilities per head.")
+    has_policy_params: bool = setting(
+        False, "Add the head of continuous adjustments, which `inspect` reports; PPO does not train it and no trial acts on it."
+    )
+    device: str = setting("cpu", "Where the policy is built; training moves it to where the learner runs.")
+    compile: bool = setting(False, "Compile the network for inference; where that fails it stays eager, and the log says so once.")
     has_autocast: bool = setting(
         False, "Run the graph network in bfloat16, the action distribution in float32. Only faster where the device has bfloat16 units."
     )

@@ -1,38 +1,28 @@
 """The heterogeneous graph network: encoders, two SAGE layers, two GAT layers, and a mean over the host's layers.
 
-Every relation and its reverse pass messages through one table and one segment reduction per layer, so that the number
-of operator calls does not grow with the number of relations.
+All nodes stand in one table, type by type, so that the number of operator calls hardly grows with the number of relations.
 """
 
 # ruff: noqa: F722, TC003 (shapes in annotations, which tests check at run time)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, EdgeType
-from esper.tamiyo.config import NUM_LAYERS, TamiyoGNNConfig
-from esper.tamiyo.graph_spec import EMBEDDED, GRAPH_SPEC, INDEX_SCALE
-from esper.tamiyo.layout import (
-    LAST_RELATIONS,
-    READ_TYPES,
-    RELATIONS,
-    EdgeSet,
-    GraphTensors,
-    Relation,
-    lay_out_edges,
-)
-
-ATTENTION_SLOPE = 0.2
-"""Negative slope of the attention scores (Veličković et al. 2018, §2.1)."""
-NUM_SAGE_LAYERS = 2
+from esper.tamiyo.config import NUM_LAYERS, NUM_SAGE_LAYERS, TamiyoGNNConfig
+from esper.tamiyo.encoders import EncoderWeights, NodeEncoders
+from esper.tamiyo.layout import LAST_RELATIONS, NODE_TYPES, RELATIONS, Neighbourhoods, Relation, attribute_columns
+from esper.tamiyo.messages import MAX_BAGS_AT_ONCE, GatMessages, MessageWeights, SageMessages, as_used
+from esper.tamiyo.norms import MetricNormalisation
+from esper.tamiyo.planner import GraphPlan, GraphPlanner, GraphTensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +35,26 @@ class GraphEncoding:
     """Embedding of every seed node, graph by graph, in slot order."""
 
 
-class NodeEncoder(nn.Module):
-    """Linear, ReLU, LayerNorm over raw channels and the embeddings of their categorical indices."""
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """Weights of one message-passing layer as they are used, in one precision; one entry per destination type."""
 
-    def __init__(self, node_type: str, tables: Mapping[str, tuple[int, int]], width: int):
-        """Make tables of (rows, width) for each index channel of `node_type`."""
-        super().__init__()
-        self._channels = [GRAPH_SPEC.channel(node_type, feature) for feature, _ in EMBEDDED[node_type]]
-        self.tables = nn.ModuleList(nn.Embedding(*tables[table]) for _, table in EMBEDDED[node_type])
-        self._rows = [tables[table][0] for _, table in EMBEDDED[node_type]]
-        embedded = sum(tables[table][1] for _, table in EMBEDDED[node_type])
-        self.linear = nn.Linear(NODE_WIDTHS[node_type] + embedded, width)
-        self.norm = nn.LayerNorm(width)
-        nn.init.xavier_uniform_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Float[Tensor, "N F"]) -> Float[Tensor, "N D"]:
-        """Encode raw channels; an index beyond its table shares row 0."""
-        parts = [x]
-        for channel, num_rows, table in zip(self._channels, self._rows, self.tables, strict=True):
-            index = (x[:, channel] * INDEX_SCALE).round().long()
-            parts.append(table(torch.where(index < num_rows, index, 0)))
-        encoded: Tensor = self.norm(functional.relu(self.linear(torch.cat(parts, dim=1))))
-        return encoded
+    root: tuple[Tensor, ...]
+    """[in, out]"""
+    bias: tuple[Tensor, ...]
+    """[out]"""
+    residual: tuple[Tensor | None, ...]
+    """[in, out]; None where the width stays."""
+    norm: Tensor
+    """[R, out]"""
+    messages: MessageWeights
 
 
 class RelationalLayer(nn.Module):
     """One round of messages over all relations.
 
-    x'_i = residual(x_i) + dropout(GELU(W_t x_i + b_t + Σ_r LN_r(m_ri))), where t is the type of node i and, over the
-    neighbours j of i in relation r with edge attributes e_ij, m_ri is
-
-    - without heads, mean_j (W_r x_j + U_r e_ij) (GraphSAGE, Hamilton et al. 2017),
-    - with H heads, 1/H Σ_h Σ_j α_ijh W_rh x_j, where α_ijh = softmax_j LeakyReLU(q_rh·x_j + k_rh·x_i + u_rh·e_ij)
-      (GAT, Veličković et al. 2018, heads averaged, attention vectors folded into the projections).
+    x'_i = residual(x_i) + dropout(GELU(W_t x_i + b_t + Σ_r LN_r(m_ri))), where t is the type of node i, m_ri the message of
+    relation r to it (`SageMessages`, or `GatMessages` with heads), and LN_r(0) = 0 for a relation in which it has no neighbour.
 
     A self relation would be W_t over again, so it is not computed a second time. The normalisations' biases add up to b_t.
     """
@@ -90,83 +66,95 @@ class RelationalLayer(nn.Module):
         super().__init__()
         self.relations = relations
         self.out_width = out_width
-        self.num_heads = num_heads
-        self.in_widths = dict(in_widths)
-        self.destinations = tuple(dict.fromkeys(r.destination for r in relations))
-        self.incoming = {t: [i for i, r in enumerate(relations) if r.destination == t] for t in self.destinations}
-        self._blocks = {t: self._block_sizes(t) for t in in_widths}
-        self.project = nn.ModuleDict({t: nn.Linear(w, sum(self._blocks[t].values()), bias=False) for t, w in in_widths.items()})
-        self.bias = nn.ParameterDict({t: nn.Parameter(torch.zeros(out_width)) for t in self.destinations})
-        self.norm_weight = nn.Parameter(torch.ones(len(relations), 1, out_width))
-        attributes = sum(EDGE_WIDTHS[r.edge] for r in relations)
-        self.edge_weight = nn.Parameter(torch.empty(num_heads or out_width, attributes))
-        self.dropout = nn.Dropout(dropout)
-        self.reset_parameters()
+        self.in_widths = tuple(in_widths[t] for t in NODE_TYPES)
+        self.destinations = tuple(t for t in NODE_TYPES if any(r.destination == t for r in relations))
+        self.messages = (
+            SageMessages(in_widths, out_width, relations)
+            if num_heads is None
+            else GatMessages(in_widths, out_width, relations, num_heads=num_heads)
+        )
+        self.root = nn.ModuleDict({t: nn.Linear(in_widths[t], out_width) for t in self.destinations})
+        changed = [t for t in self.destinations if in_widths[t] != out_width]
+        self.residual = nn.ModuleDict({t: nn.Linear(in_widths[t], out_width, bias=False) for t in changed})
+        self.norm_weight = nn.Parameter(torch.ones(len(relations), out_width))
+        self.dropout = dropout
+        self._columns = attribute_columns(relations)
+        for linear in (*self.root.values(), *self.residual.values()):
+            nn.init.xavier_uniform_(linear.weight)  # type: ignore[arg-type]
+        for linear in self.root.values():
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
-    def reset_parameters(self) -> None:
-        """Draw each projection as Xavier uniform by its own width, not by the fused one."""
-        nn.init.xavier_uniform_(self.edge_weight)
-        for node_type, linear in self.project.items():
-            for block in linear.weight.split(list(self._blocks[node_type].values())):  # type: ignore[operator]
-                nn.init.xavier_uniform_(block)
+    def weights(self, dtype: torch.dtype) -> LayerWeights:
+        """Take the weights apart."""
+        linears: list[nn.Linear] = [self.root[t] for t in self.destinations]  # type: ignore[misc]
+        residuals = [self.residual[t].weight if t in self.residual else None for t in self.destinations]
+        return LayerWeights(
+            root=tuple(as_used(linear.weight.t(), dtype) for linear in linears),
+            bias=tuple(linear.bias.to(dtype) for linear in linears),
+            residual=tuple(None if w is None else as_used(w.t(), dtype) for w in residuals),  # type: ignore[operator]
+            norm=self.norm_weight.to(dtype),
+            messages=self.messages.weights(dtype),
+        )
 
-    def blocks(self, node_type: str) -> dict[str, slice]:
-        """Rows of the fused projection of `node_type`, by name: `value/3`, `q/3`, `k/3` (relation 3), `root`, `residual`."""
-        ends = np.cumsum(list(self._blocks[node_type].values())).tolist()
-        return {name: slice(end - size, end) for (name, size), end in zip(self._blocks[node_type].items(), ends, strict=True)}
+    def forward(self, weights: LayerWeights, x: Tensor, edges: Neighbourhoods, attributes: Tensor, num_nodes: tuple[int, ...]) -> Tensor:
+        """Rows of the destination types, from the table of all nodes.
 
-    def forward(self, x: Mapping[str, Tensor], edges: EdgeSet) -> dict[str, Tensor]:
-        """Embeddings of the destination types, from those of all types."""
-        parts: dict[tuple[str, str], Tensor] = {}
-        for node_type, sizes in self._blocks.items():
-            split = self.project[node_type](x[node_type]).split(list(sizes.values()), dim=1)
-            parts.update(((node_type, name), part) for name, part in zip(sizes, split, strict=True))
-        table = torch.cat([parts[r.source, f"value/{i}"] for i, r in enumerate(self.relations)]).view(-1, self.out_width)
-        if self.num_heads is None:
-            message = _neighbour_mean(table, edges) + functional.linear(
-                edges.bag_attributes[:, : self.edge_weight.shape[1]], self.edge_weight
-            )
+        Args:
+            weights: The layer's own, taken apart.
+            x: [N, D] rows in the order of `NODE_TYPES`; narrower types are filled up with zeros.
+            edges: The layer's bags.
+            attributes: What `edges` makes of the stored attributes.
+            num_nodes: Rows of each type.
+        """
+        width = x.shape[1]
+        types = [
+            part if own == width else part[:, :own] for part, own in zip(torch.split_with_sizes(x, num_nodes), self.in_widths, strict=True)
+        ]
+        hidden = torch.cat([torch.addmm(b, part, w) for part, w, b in zip(types, weights.root, weights.bias, strict=False)])
+        if isinstance(self.messages, GatMessages):
+            hidden = self._add(hidden, weights, edges, self.messages(weights.messages, types, x, edges, attributes), None)
         else:
-            message = self._attend(table, parts, edges)
-        message = functional.layer_norm(message, (self.out_width,))
-        return self._combine(x, parts, message)
+            hidden = self._add(hidden, weights, edges, self.messages(weights.messages, x, edges), attributes)
+        hidden = functional.gelu(hidden)
+        if self.training and self.dropout:
+            hidden = functional.dropout(hidden, self.dropout)
+        return hidden + _residual(x, types, weights.residual)
 
-    def _attend(self, table: Tensor, parts: Mapping[tuple[str, str], Tensor], edges: EdgeSet) -> Tensor:
-        num_heads = self.num_heads or 1
-        query = torch.cat([parts[r.source, f"q/{i}"] for i, r in enumerate(self.relations)])
-        key = torch.cat([parts[r.destination, f"k/{i}"] for i, r in enumerate(self.relations)])
-        score = query[edges.source] + key[edges.bag]
-        score = score + functional.linear(edges.attributes[:, : self.edge_weight.shape[1]], self.edge_weight)
-        weight = segment_softmax(functional.leaky_relu(score, ATTENTION_SLOPE), edges.bag, len(edges.offsets))
-        rows = (edges.source[:, None] * num_heads + torch.arange(num_heads, device=edges.source.device)).flatten()
-        per_sample = (weight / num_heads).to(table.dtype).flatten()
-        return _embedding_bag(table, rows, edges.offsets * num_heads, mode="sum", weights=per_sample)
-
-    def _combine(self, x: Mapping[str, Tensor], parts: Mapping[tuple[str, str], Tensor], message: Tensor) -> dict[str, Tensor]:
-        out: dict[str, Tensor] = {}
+    def _add(
+        self, hidden: Tensor, weights: LayerWeights, edges: Neighbourhoods, products: list[tuple[int, Tensor]], attributes: Tensor | None
+    ) -> Tensor:
+        """Add the normalised messages to their destinations: all at once, or relation by relation where all would leave the cache."""
+        if not products:
+            return hidden
+        if len(edges.destination) <= MAX_BAGS_AT_ONCE:
+            message = torch.cat([product for _, product in products])
+            if attributes is not None:
+                message = message.addmm_(attributes, weights.messages.edge)
+            message = torch.layer_norm(message, (self.out_width,)) * weights.norm.index_select(0, edges.relation)
+            return hidden.index_add_(0, edges.destination, message)
         start = 0
-        for node_type, incoming in self.incoming.items():
-            num_nodes = x[node_type].shape[0]
-            stop = start + len(incoming) * num_nodes
-            by_relation = message[start:stop].view(len(incoming), num_nodes, self.out_width)
-            summed = (by_relation * self.norm_weight[incoming[0] : incoming[-1] + 1]).sum(0)
-            hidden = self.dropout(functional.gelu(parts[node_type, "root"] + summed + self.bias[node_type]))
-            out[node_type] = hidden + parts.get((node_type, "residual"), x[node_type])
+        for relation, product in products:
+            stop, columns = start + len(product), self._columns[relation]
+            if attributes is not None:
+                product = product.addmm_(attributes[start:stop, columns], weights.messages.edge[columns])
+            message = torch.layer_norm(product, (self.out_width,), weights.norm[relation])
+            hidden = hidden.index_add_(0, edges.destination[start:stop], message)
             start = stop
-        return out
+        return hidden
 
-    def _block_sizes(self, node_type: str) -> dict[str, int]:
-        outgoing = [i for i, r in enumerate(self.relations) if r.source == node_type]
-        incoming = self.incoming.get(node_type, [])
-        sizes = {f"value/{i}": (self.num_heads or 1) * self.out_width for i in outgoing}
-        if self.num_heads is not None:
-            sizes |= {f"q/{i}": self.num_heads for i in outgoing}
-            sizes |= {f"k/{i}": self.num_heads for i in incoming}
-        if node_type in self.destinations:
-            sizes["root"] = self.out_width
-            if self.in_widths[node_type] != self.out_width:
-                sizes["residual"] = self.out_width
-        return sizes
+
+def _residual(x: Tensor, types: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
+    if all(weight is None for weight in weights):
+        return x if len(weights) == len(types) else x[: sum(len(part) for part in types[: len(weights)])]
+    return torch.cat([part if w is None else torch.mm(part, w) for part, w in zip(types, weights, strict=False)])
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkWeights:
+    """All weights as they are used."""
+
+    encoders: EncoderWeights
+    layers: tuple[LayerWeights, ...]
 
 
 class TamiyoGNN(nn.Module):
@@ -176,13 +164,9 @@ class TamiyoGNN(nn.Module):
         """Build the network with every width explicit."""
         super().__init__()
         self.config = config
-        tables = {
-            "layer_type": (config.layer_vocab, config.layer_type_dim),
-            "activation_type": (config.activation_vocab, config.activation_type_dim),
-            "blueprint": (config.blueprint_vocab, config.blueprint_dim),
-        }
-        widths = {t: config.activation_dim if t == "activation" else config.hidden_dim for t in NODE_WIDTHS}
-        self.encoders = nn.ModuleDict({t: NodeEncoder(t, tables, width) for t, width in widths.items()})
+        self.metrics = MetricNormalisation()
+        self.encoders = NodeEncoders(config)
+        widths = dict(self.encoders.widths)
         layers = []
         for index in range(NUM_LAYERS):
             is_sage = index < NUM_SAGE_LAYERS
@@ -196,8 +180,10 @@ class TamiyoGNN(nn.Module):
                     dropout=config.dropout,
                 )
             )
-            widths = dict.fromkeys(NODE_WIDTHS, out_width)
+            widths = dict.fromkeys(NODE_TYPES, out_width)
         self.layers = nn.ModuleList(layers)
+        self._tracked = tuple(self.parameters())
+        self._kept: tuple[object, NetworkWeights] | None = None
 
     @property
     def embedding_dim(self) -> int:
@@ -225,56 +211,56 @@ class TamiyoGNN(nn.Module):
         device = x_dict["layer"].device
         num_nodes = {t: x_dict[t].shape[0] for t in NODE_WIDTHS}
         index = {e: edge_index_dict[e].cpu().numpy() for e in EDGE_WIDTHS}
-        attributes = {
-            e: np.zeros((index[e].shape[1], width), dtype=np.float32) if edge_attr_dict is None else edge_attr_dict[e].cpu().numpy()
-            for e, width in EDGE_WIDTHS.items()
-        }
-        limits = self.config.neighbour_limits
-        layer_graph = torch.zeros(num_nodes["layer"], dtype=torch.int64, device=device) if batch is None else batch["layer"]
+        layer_graph = np.zeros(num_nodes["layer"], dtype=np.int64) if batch is None else batch["layer"].cpu().numpy()
         num_graphs = 1 if batch is None else max((int(b[-1]) + 1 for b in batch.values() if len(b)), default=1)
+        planner = GraphPlanner(self.config, limit=0)
+        plan = planner.plan(index, num_nodes=num_nodes, layer_graph=layer_graph, num_graphs=num_graphs, device=device)
+        attributes = [
+            torch.zeros(index[e].shape[1] * width, device=device) if edge_attr_dict is None else edge_attr_dict[e].flatten()
+            for e, width in EDGE_WIDTHS.items()
+        ]
+        rows = planner.lookups.rows({t: x.detach().cpu().numpy() for t, x in x_dict.items()})
         return self.encode(
             GraphTensors(
-                x={t: x_dict[t] for t in NODE_WIDTHS},
-                edges=lay_out_edges(index, attributes, num_nodes=num_nodes, neighbour_limits=limits, device=device),
-                layer_graph=layer_graph,
-                num_graphs=num_graphs,
+                x={t: x_dict[t] for t in NODE_TYPES},
+                rows=torch.from_numpy(rows).to(device),
+                attributes=torch.cat(attributes),
+                plan=plan,
             )
         )
 
+    def weights(self) -> NetworkWeights:
+        """The weights taken apart, in the precision of the network; kept until one changes while no gradient is wanted."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._take_apart()
+        key = [(p._version, p.data_ptr()) for p in self._tracked]
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, self._take_apart())
+        return self._kept[1]
+
     def encode(self, graphs: GraphTensors) -> GraphEncoding:
         """Encode graphs that are laid out already."""
-        x = {t: self.encoders[t](rows) for t, rows in graphs.x.items()}
-        for layer, edges in zip(self.layers, graphs.edges, strict=True):
-            x = layer(x, edges)
-        layer_x, seed_x = (x[t].float() for t in READ_TYPES)
-        pooled = segment_mean(layer_x, graphs.layer_graph, graphs.num_graphs)
-        return GraphEncoding(graph=pooled, seed=seed_x)
+        return self.run(self.weights(), graphs)
+
+    def run(self, weights: NetworkWeights, graphs: GraphTensors) -> GraphEncoding:
+        """Encode graphs by weights that `weights` gave."""
+        plan = graphs.plan
+        nodes = {**graphs.x, "layer": self.metrics(graphs.x["layer"])}
+        x = self.encoders(weights.encoders, nodes, graphs.rows, plan.offsets)
+        attributes: dict[int, Tensor] = {}
+        for layer, own, edges in zip(self.layers, weights.layers, plan.layers, strict=True):
+            if id(edges) not in attributes:
+                attributes[id(edges)] = edges.attributes_of(graphs.attributes).to(x.dtype)
+            x = layer(own, x, edges, attributes[id(edges)], plan.num_nodes)
+        layer_x, seed_x = torch.split_with_sizes(x.float(), plan.num_nodes[:2])
+        return GraphEncoding(graph=mean_of_layers(layer_x, plan), seed=seed_x)
+
+    def _take_apart(self) -> NetworkWeights:
+        dtype = torch.bfloat16 if self.config.has_autocast else torch.float32
+        layers: list[RelationalLayer] = list(self.layers)  # type: ignore[arg-type]
+        return NetworkWeights(self.encoders.weights(dtype), tuple(layer.weights(dtype) for layer in layers))
 
 
-def segment_mean(x: Float[Tensor, "N D"], index: Int[Tensor, " N"], num_segments: int) -> Float[Tensor, "S D"]:
-    """Mean of the rows of each segment, 0 where there are none.
-
-    What `torch_geometric.utils.scatter` gives; that import takes two seconds, and torch's compiler along.
-    """
-    total = x.new_zeros(num_segments, x.shape[1]).index_add_(0, index, x)
-    return total / torch.bincount(index, minlength=num_segments).clamp_min(1)[:, None]
-
-
-def segment_softmax(score: Float[Tensor, "N H"], index: Int[Tensor, " N"], num_segments: int) -> Float[Tensor, "N H"]:
-    """Softmax over the rows of each segment; what `torch_geometric.utils.softmax` gives."""
-    rows = index[:, None].expand_as(score)
-    largest = score.new_zeros(num_segments, score.shape[1]).scatter_reduce(0, rows, score.detach(), "amax", include_self=False)
-    power = (score - largest[index]).exp()
-    total = power.new_zeros(num_segments, power.shape[1]).scatter_add(0, rows, power)
-    return power / (total + 1e-16)[index]
-
-
-def _neighbour_mean(table: Tensor, edges: EdgeSet) -> Tensor:
-    return _embedding_bag(table, edges.source, edges.offsets, mode="mean", weights=None)
-
-
-def _embedding_bag(table: Tensor, rows: Tensor, offsets: Tensor, *, mode: str, weights: Tensor | None) -> Tensor:
-    if not len(rows):
-        return table.new_zeros(len(offsets), table.shape[1])
-    reduced: Tensor = functional.embedding_bag(rows, table, offsets, mode=mode, per_sample_weights=weights)
-    return reduced
+def mean_of_layers(x: Float[Tensor, "N D"], plan: GraphPlan) -> Float[Tensor, "B D"]:
+    """Mean over the layer nodes of each graph, 0 where there are none."""
+    return x.new_zeros(len(plan.layer_share), x.shape[1]).index_add_(0, plan.layer_graph, x) * plan.layer_share

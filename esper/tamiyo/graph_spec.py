@@ -1,50 +1,70 @@
 """Which channel of which node means what. The builder writes by these names, the network embeds by them.
 
-Wall-clock measurements are absent: an observation depends on the trial alone, so that equal seeds give equal runs.
+Wall-clock measurements stay masked in training: an observation depends on the trial alone, so that equal seeds give equal
+runs. `python -m esper.tamiyo` prints every feature.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esper.leyline.actions import LifecycleOp
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, EdgeType
-from esper.leyline.signals import TENSOR_SCHEMA_SIZE
-from esper.leyline.stages import SeedStage
+from esper.tamiyo.features import EDGE_FEATURES, METRICS, NODE_FEATURES, Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 INDEX_SCALE = 64
 """A categorical index travels as index / 64: exact in float32, bounded, and decoded by the network."""
 FEATURE_LIMIT = 5.0
-"""No feature is larger in magnitude."""
-
-LAYER_TYPES = (
-    "unknown", "conv1d", "conv2d", "conv3d", "depthwise_conv2d", "linear", "embedding", "attention", "mlp",
-    "batch_norm", "group_norm", "layer_norm", "rms_norm", "pool", "dropout", "residual_block", "transformer_block",
-    "recurrent", "positional", "mixer", "scale", "identity", "head",
-)  # fmt: skip
-"""Layer types with an embedding of their own, in the order of their indices; any other shares that of `unknown`."""
-ACTIVATION_TYPES = (
-    "unknown", "identity", "relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "softmax", "elu", "hardswish", "mish",
-    "softplus", "swiglu",
-)  # fmt: skip
-"""Activation types with an embedding of their own; any other shares that of `unknown`."""
+"""No feature is larger in magnitude, but for the metrics that travel unscaled."""
+METRIC_LIMIT = 1e9
+"""No metric is larger in magnitude."""
 EMPTY_BLUEPRINT = 0
 """Blueprint index of an empty slot; the blueprint at place p has index p + 1."""
-STAGES = tuple(stage for stage in SeedStage if stage is not SeedStage.SHADOWING)
-"""Stages of the one-hot; the retired one has no channel."""
-SLOT_OPS = tuple(op for op in LifecycleOp if op is not LifecycleOp.WAIT)
-"""Operations that name a slot, in the order of their availability channels."""
 
 
 @dataclass(frozen=True)
 class GraphSpec:
     """Named channel ranges of every node type, and named attributes of every relation."""
 
-    channels: Mapping[str, Mapping[str, slice]]
-    edge_attributes: Mapping[EdgeType, tuple[str, ...]]
+    nodes: Mapping[str, tuple[Feature, ...]]
+    edges: Mapping[EdgeType, tuple[Feature, ...]]
+
+    @cached_property
+    def channels(self) -> Mapping[str, Mapping[str, slice]]:
+        """Node type → feature → its channels."""
+        return {node_type: _ranges(node_type, features, NODE_WIDTHS[node_type]) for node_type, features in self.nodes.items()}
+
+    @cached_property
+    def edge_channels(self) -> Mapping[EdgeType, Mapping[str, slice]]:
+        """Relation → attribute → its channels."""
+        return {edge: _ranges(edge, features, EDGE_WIDTHS[edge]) for edge, features in self.edges.items()}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over what each channel means and how it is scaled; weights fit no other layout."""
+        families = [*self.nodes.items(), *((family_name(edge), features) for edge, features in self.edges.items())]
+        rows = [[family, f.name, f.size, f.scaling, f.mask, f.table, f.num_codes] for family, features in families for f in features]
+        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+    def feature(self, node_type: str, name: str) -> Feature:
+        """What a feature is.
+
+        Raises:
+            KeyError: If the node type has no such feature.
+        """
+        for feature in self.nodes[node_type]:
+            if feature.name == name:
+                return feature
+        raise KeyError(name)
 
     def channel(self, node_type: str, name: str) -> int:
         """Number of a feature's first channel.
@@ -61,77 +81,66 @@ class GraphSpec:
             where = self.channels[node_type][name]
             rows[:, where] = values[:, None] if values.ndim == 1 else values
 
+    def write_edges(self, edge: EdgeType, rows: Mapping[EdgeType, np.ndarray], **attributes: np.ndarray) -> None:
+        """Put named attributes [E] of a relation into its rows [E, A]."""
+        for name, values in attributes.items():
+            rows[edge][:, self.edge_channels[edge][name].start] = values
+
     def read(self, node_type: str, rows: np.ndarray, name: str) -> np.ndarray:
         """The channels [N, C] of one feature."""
         return rows[:, self.channels[node_type][name]]
 
+    def table(self, coverage: Mapping[str, float] | None = None) -> str:
+        """Every feature as a Markdown table.
 
-def _ranges(node_type: str, **sizes: int) -> Mapping[str, slice]:
-    ends = np.cumsum(list(sizes.values())).tolist()
-    if ends[-1] > NODE_WIDTHS[node_type]:
-        raise ValueError(f"{node_type} nodes have {NODE_WIDTHS[node_type]} channels, their features need {ends[-1]}")
-    return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+        Args:
+            coverage: Share of nodes in which each feature was measured, by `family.feature`, to be shown in a column of its own.
+        """
+        rows = [["node or relation", "channels", "feature", "meaning", "scaling", "source", "mask", "in training"]]
+        if coverage is not None:
+            rows[0].append("measured")
+        families = [(t, self.nodes[t], self.channels[t]) for t in self.nodes]
+        families += [(family_name(e), self.edges[e], self.edge_channels[e]) for e in self.edges]
+        for family, features, ranges in families:
+            for feature in features:
+                rows.append(_table_row(family, feature, ranges[feature.name], coverage))
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-_LAYER = _ranges(
-    "layer",
-    layer_type=1, activation_type=1, activation_known=1, input_channels=1, output_channels=1, dropout_rate=1,
-    num_parameters=1, flops=1, parameter_share=1, flops_share=1, position=1, is_last=1, num_slots=1, num_layers=1,
-    weight_norm=1, gradient_norm=1, gradient_variance=1, update_magnitude=1, saturation_rate=1, measured_mask=5,
-    relative_gradient=1,
-    signals=TENSOR_SCHEMA_SIZE,
-    epochs_left=1, accuracy_lead=1, overfit_gap=1, overfit_gap_mask=1, host_gradient_norm=1, host_gradient_norm_mask=1,
-    learning_rate=1, host_params=1, seed_growth=1, fossil_growth=1, fossils_left=1, seeds_left=1, fossils=1,
-    stage_shares=len(STAGES), legal_ops=len(LifecycleOp), anomalies=1,
-)  # fmt: skip
-_SEED = _ranges(
-    "seed",
-    telemetry=10, telemetry_mask=4, stage=len(STAGES), blueprint=1, occupied=1, alpha_target=1, alpha_progress=1,
-    alpha_mode=3, operator=3, tempo=1, contribution=1, contribution_mask=1, solo=1, solo_mask=1, gradient_ratio=1,
-    gradient_ratio_mask=1, age=1, total_improvement=1, relative_parameters=1, slot_stats=4, slot_stats_mask=4,
-    relative_gradient=1, channels=1, positions=1, position=1, legal_ops=len(SLOT_OPS),
-)  # fmt: skip
-_ACTIVATION = _ranges(
-    "activation",
-    activation_type=1, known=1, saturation_rate=1, saturation_rate_mask=1, gradient_flow=1, gradient_flow_mask=1,
-    computational_cost=1, position=1, nonlinearity=1, layer_type=1,
-)  # fmt: skip
-_PARAMETER = _ranges(
-    "parameter",
-    parameter_count=1, learning_rate=1, gradient_variance=1, gradient_variance_mask=1, weight_norm=1,
-    weight_norm_mask=1, update_magnitude=1, update_magnitude_mask=1, position=1, parameter_share=1,
-)  # fmt: skip
+def family_name(family: str | EdgeType) -> str:
+    """Name of a node type or relation in coverage maps and tables."""
+    return family if isinstance(family, str) else "-".join(family)
 
-GRAPH_SPEC = GraphSpec(
-    channels={"layer": _LAYER, "seed": _SEED, "activation": _ACTIVATION, "parameter": _PARAMETER},
-    edge_attributes={
-        ("layer", "connects", "layer"): ("connection_strength", "data_flow_volume", "flops_share"),
-        ("seed", "monitors", "layer"): ("monitoring_frequency", "alpha"),
-        ("layer", "feeds", "activation"): ("activation_frequency", "saturation"),
-        ("activation", "influences", "layer"): ("gradient_contribution", "nonlinearity_strength"),
-        ("parameter", "tunes", "layer"): ("update_magnitude", "convergence_rate"),
-        ("seed", "allowed", "parameter"): ("may_act",),
-    },
-)
+
+def _ranges(family: str | EdgeType, features: Sequence[Feature], width: int) -> Mapping[str, slice]:
+    ends = np.cumsum([feature.size for feature in features]).tolist()
+    if ends[-1] > width:
+        raise ValueError(f"{family} has {width} channels, its features need {ends[-1]}")
+    return {feature.name: slice(end - feature.size, end) for feature, end in zip(features, ends, strict=True)}
+
+
+def _table_row(family: str, feature: Feature, where: slice, coverage: Mapping[str, float] | None) -> list[str]:
+    channels = f"{where.start}" if feature.size == 1 else f"{where.start}–{where.stop - 1}"
+    mask = feature.mask or ("0" if feature.is_index or feature.zero_is_unknown else "")
+    row = [family, channels, feature.name, feature.meaning, feature.scaling, feature.source, mask, "yes" if feature.in_training else "no"]
+    if coverage is not None:
+        share = coverage.get(f"{family}.{feature.name}")
+        row.append("" if share is None else f"{share:.0%}")
+    return [cell.replace("|", "\\|") for cell in row]
+
+
+GRAPH_SPEC = GraphSpec(NODE_FEATURES, EDGE_FEATURES)
 """The layout of observations; `esper.leyline.graph` fixes the widths that it fills."""
 
-EMBEDDED = {
-    "layer": (("layer_type", "layer_type"), ("activation_type", "activation_type")),
-    "seed": (("blueprint", "blueprint"),),
-    "activation": (("activation_type", "activation_type"), ("layer_type", "layer_type")),
-    "parameter": (),
-}
+EMBEDDED = {t: tuple((f.name, f.table) for f in features if f.table) for t, features in NODE_FEATURES.items()}
 """Node type → (feature, table) of the index channels that the network embeds."""
+ONE_HOT = {t: tuple((f.name, f.num_codes) for f in features if f.num_codes) for t, features in NODE_FEATURES.items()}
+"""Node type → (feature, n) of the code channels that the network spreads over n channels: code c > 0 sets channel c − 1."""
+METRIC_CHANNELS = slice(GRAPH_SPEC.channel("layer", METRICS[0]), GRAPH_SPEC.channel("layer", METRICS[-1]) + 1)
+"""Channels of a layer node that hold the unscaled metrics, in the order of `METRICS`."""
+METRIC_MASKS = slice(GRAPH_SPEC.channel("layer", f"{METRICS[0]}_mask"), GRAPH_SPEC.channel("layer", f"{METRICS[-1]}_mask") + 1)
+"""Channels of their masks."""
 
-if {e: len(names) for e, names in GRAPH_SPEC.edge_attributes.items()} != dict(EDGE_WIDTHS):
+if {e: sum(f.size for f in features) for e, features in EDGE_FEATURES.items()} != dict(EDGE_WIDTHS):
     raise ValueError("edge attributes do not fill the widths of the graph contract")
-
-
-def layer_type_index(name: str) -> int:
-    """Row of a layer type in its embedding table; 0 for a type without one."""
-    return LAYER_TYPES.index(name) if name in LAYER_TYPES else 0
-
-
-def activation_type_index(name: str | None) -> int:
-    """Row of an activation type in its embedding table; 0 if not told or without a row."""
-    return ACTIVATION_TYPES.index(name) if name in ACTIVATION_TYPES else 0

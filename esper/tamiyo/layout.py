@@ -1,6 +1,6 @@
-"""From flat graphs to the index tensors of message passing: all relations in one table, edges sorted by destination.
+"""Who listens to whom, as index tensors: the part of a batch of graphs that does not change while hosts keep their structure.
 
-Everything here is integers and copies; nothing is learned.
+Everything here is integers; nothing is learned. A bag is the neighbourhood of one node in one relation, if it has any.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, EdgeType, GraphBatch
+from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, EdgeType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,144 +36,246 @@ class Relation:
         return self.edge[0] if self.is_reverse else self.edge[2]
 
 
+NODE_TYPES = tuple(NODE_WIDTHS)
+"""Order of the node types in the table of all nodes."""
 RELATIONS = tuple(
     Relation(edge, is_reverse)
-    for destination in NODE_WIDTHS
+    for source in NODE_TYPES
     for edge in EDGE_WIDTHS
     for is_reverse in (False, True)
-    if Relation(edge, is_reverse).destination == destination
+    if Relation(edge, is_reverse).source == source
 )
-"""Every stored relation and its reverse, grouped by destination; what is read at the end (layer, seed) comes first."""
-READ_TYPES = ("layer", "seed")
-"""Node types whose last embeddings are used."""
+"""Every stored relation and its reverse, grouped by source in the order of `NODE_TYPES`."""
+READ_TYPES = NODE_TYPES[:2]
+"""Node types whose last embeddings are used: layers and seeds."""
 LAST_RELATIONS = tuple(r for r in RELATIONS if r.destination in READ_TYPES)
-"""A prefix of `RELATIONS`."""
-ATTRIBUTE_WIDTH = sum(EDGE_WIDTHS[r.edge] for r in RELATIONS)
-"""Channels of edge attributes when every relation has channels of its own."""
+
+
+def attribute_columns(relations: Sequence[Relation]) -> tuple[slice, ...]:
+    """Channels of each relation where every relation has attribute channels of its own."""
+    ends = np.cumsum([EDGE_WIDTHS[r.edge] for r in relations]).tolist()
+    return tuple(slice(end - EDGE_WIDTHS[r.edge], end) for r, end in zip(relations, ends, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeSet:
-    """Edges of one message-passing layer. A bag is the neighbourhood of one node in one relation.
+class Scores:
+    """Where the attention scores of the edges in bags of several come from; Eₘ edges, H heads.
 
-    Sources count through a table that lists, relation by relation, all nodes of the relation's source type; bags count,
-    relation by relation, all nodes of its destination type.
+    Scores stand in one table: type by type, node by node, first what the node sends by its outgoing relations, then what it
+    asks by its incoming ones.
     """
 
-    relations: tuple[Relation, ...]
+    query: Tensor
+    """[Eₘ] row of the source's part."""
+    key: Tensor
+    """[Eₘ] row of the destination's part."""
     source: Tensor
-    """[E] int64 row of the table."""
-    bag: Tensor
-    """[E] int64, ascending."""
+    """[Eₘ·H] row of the node table, bag by bag, in each head by head."""
+    edge: Tensor
+    """[Eₘ·H] element of the [Eₘ, H] weights, in the same order."""
     offsets: Tensor
-    """[bags] int64: first edge of each bag."""
-    attributes: Tensor
-    """[E, ATTRIBUTE_WIDTH] float32; zero outside the channels of the edge's relation."""
-    bag_attributes: Tensor
-    """[bags, ATTRIBUTE_WIDTH] float32: mean over each bag; zero for an empty one."""
+    """[bags·H]"""
 
 
 @dataclass(frozen=True, slots=True)
-class GraphTensors:
-    """B graphs, ready for the network."""
+class Neighbourhoods:
+    """Bags of one message-passing layer: first those of a single edge, then those of several, each relation by relation."""
 
-    x: dict[str, Tensor]
-    """Node type → [N, F] float32."""
-    edges: tuple[EdgeSet, ...]
-    """One per message-passing layer."""
-    layer_graph: Tensor
-    """[N of type layer] int64: graph of each layer node."""
-    num_graphs: int
+    num_single: tuple[int, ...]
+    """Bags of a single edge, by relation."""
+    num_multi: tuple[int, ...]
+    """Bags of several, by relation."""
+    num_multi_edges: tuple[int, ...]
+    """Their edges, by relation."""
+    single_source: Tensor
+    """[single bags] row of the node table."""
+    multi_source: Tensor
+    """[Eₘ] row of the node table."""
+    multi_bag: Tensor
+    """[Eₘ] bag, counting from the first of several; ascending."""
+    multi_offsets: Tensor
+    """[multi bags]: first edge of each."""
+    destination: Tensor
+    """[bags] row of the node table."""
+    relation: Tensor
+    """[bags]"""
+    scores: Scores | None
+    """None for layers without attention, and where every bag has a single edge."""
+    attribute_source: Tensor
+    """[V] element of the stored attributes, one relation's after the other's."""
+    attribute_target: Tensor
+    """[V] element of `attributes_of`'s result."""
+    attribute_share: Tensor
+    """[V] weight of an attribute in its target."""
+    attribute_shape: tuple[int, int]
+
+    def attributes_of(self, stored: Tensor) -> Tensor:
+        """Lay out all stored attributes: the means of all bags, or with attention the values of the Eₘ edges."""
+        values = stored.index_select(0, self.attribute_source) * self.attribute_share
+        rows, width = self.attribute_shape
+        return values.new_zeros(rows * width).index_add_(0, self.attribute_target, values).view(rows, width)
 
 
-def tensors_from_batch(batch: GraphBatch, *, neighbour_limits: Sequence[int], device: torch.device) -> GraphTensors:
-    """Lay out a batch of graphs by offsets."""
-    starts = {t: np.cumsum(n) - n for t, n in batch.num_nodes.items()}
-    edge_index = {}
-    for edge, index in batch.edges.items():
-        graph = np.repeat(np.arange(len(batch)), batch.num_edges[edge])
-        edge_index[edge] = np.stack([index[0] + starts[edge[0]][graph], index[1] + starts[edge[2]][graph]])
-    num_nodes = {t: len(rows) for t, rows in batch.nodes.items()}
-    return GraphTensors(
-        x={t: torch.from_numpy(rows).to(device, non_blocking=True) for t, rows in batch.nodes.items()},
-        edges=lay_out_edges(edge_index, batch.edge_attr, num_nodes=num_nodes, neighbour_limits=neighbour_limits, device=device),
-        layer_graph=torch.from_numpy(np.repeat(np.arange(len(batch)), batch.num_nodes["layer"])).to(device),
-        num_graphs=len(batch),
-    )
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Edges of all relations, relation by relation and in each sorted by destination; E edges."""
+
+    source: np.ndarray
+    """[E] row of the node table."""
+    destination: np.ndarray
+    """[E] row of the node table."""
+    relation: np.ndarray
+    """[E] position in `RELATIONS`."""
+    attribute: np.ndarray
+    """[E] first element in the stored attributes."""
+
+    def take(self, rows: np.ndarray) -> Edges:
+        """The edges at `rows`, a mask or indices."""
+        return Edges(self.source[rows], self.destination[rows], self.relation[rows], self.attribute[rows])
 
 
-def lay_out_edges(
-    edge_index: Mapping[EdgeType, np.ndarray],
-    edge_attr: Mapping[EdgeType, np.ndarray],
-    *,
-    num_nodes: Mapping[str, int],
-    neighbour_limits: Sequence[int],
-    device: torch.device,
-) -> tuple[EdgeSet, ...]:
-    """Edges of every layer, the last of which holds only relations into `READ_TYPES`.
+def all_edges(edge_index: Mapping[EdgeType, np.ndarray], num_nodes: Mapping[str, int]) -> Edges:
+    """Edges of every relation.
 
     Args:
         edge_index: Stored relation → [2, E], counting through all graphs.
-        edge_attr: Stored relation → [E, A].
         num_nodes: Nodes of each type in all graphs.
-        neighbour_limits: Most edges per bag, layer by layer.
-        device: Where the tensors go.
     """
-    source, bag, attributes = _sorted_edges(edge_index, edge_attr, num_nodes)
-    result: list[EdgeSet] = []
-    made: dict[tuple[bool, int], EdgeSet] = {}
-    largest = int(np.bincount(bag).max()) if len(bag) else 0
-    for layer, limit in enumerate(neighbour_limits):
-        is_last = layer == len(neighbour_limits) - 1
-        key = (is_last, min(limit, largest))
-        if key not in made:
-            relations = LAST_RELATIONS if is_last else RELATIONS
-            num_bags = sum(num_nodes[r.destination] for r in relations)
-            end = int(np.searchsorted(bag, num_bags))
-            kept = _thin(bag[:end], num_bags, limit) if limit < largest else slice(end)
-            made[key] = _edge_set(relations, source[kept], bag[kept], attributes[kept], num_bags=num_bags, device=device)
-        result.append(made[key])
-    return tuple(result)
-
-
-def _sorted_edges(
-    edge_index: Mapping[EdgeType, np.ndarray], edge_attr: Mapping[EdgeType, np.ndarray], num_nodes: Mapping[str, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    num_edges = sum(edge_index[r.edge].shape[1] for r in RELATIONS)
-    source, bag = np.empty(num_edges, dtype=np.int64), np.empty(num_edges, dtype=np.int64)
-    attributes = np.zeros((num_edges, ATTRIBUTE_WIDTH), dtype=np.float32)
-    edge_start = row_start = bag_start = column = 0
+    node_start = first_rows(num_nodes)
+    counts = [edge_index[e].shape[1] * width for e, width in EDGE_WIDTHS.items()]
+    attribute_start = dict(zip(EDGE_WIDTHS, (np.cumsum(counts) - counts).tolist(), strict=True))
+    source, destination, attribute, sizes = [], [], [], []
     for relation in RELATIONS:
         index = edge_index[relation.edge]
-        rows = slice(edge_start, edge_start + index.shape[1])
-        width = EDGE_WIDTHS[relation.edge]
-        source[rows] = index[1 if relation.is_reverse else 0] + row_start
-        bag[rows] = index[0 if relation.is_reverse else 1] + bag_start
-        attributes[rows, column : column + width] = edge_attr[relation.edge]
-        edge_start, column = rows.stop, column + width
-        row_start += num_nodes[relation.source]
-        bag_start += num_nodes[relation.destination]
-    order = np.argsort(bag, kind="stable")
-    return source[order], bag[order], attributes[order]
+        num_edges = index.shape[1]
+        source.append(index[1 if relation.is_reverse else 0] + node_start[relation.source])
+        destination.append(index[0 if relation.is_reverse else 1] + node_start[relation.destination])
+        attribute.append(np.arange(num_edges) * EDGE_WIDTHS[relation.edge] + attribute_start[relation.edge])
+        sizes.append(num_edges)
+    edges = Edges(
+        np.concatenate(source), np.concatenate(destination), np.repeat(np.arange(len(RELATIONS)), sizes), np.concatenate(attribute)
+    )
+    return edges.take(np.argsort(edges.relation * max(sum(num_nodes.values()), 1) + edges.destination, kind="stable"))
 
 
-def _thin(bag: np.ndarray, num_bags: int, limit: int) -> np.ndarray:
-    """Indices of evenly spaced edges, at most `limit` per bag."""
-    size = np.bincount(bag, minlength=num_bags)
-    rank = np.arange(len(bag)) - (np.cumsum(size) - size)[bag]
+def first_rows(num_nodes: Mapping[str, int]) -> dict[str, int]:
+    """First row of each type in the table of all nodes."""
+    counts = [num_nodes[t] for t in NODE_TYPES]
+    return dict(zip(NODE_TYPES, (np.cumsum(counts) - counts).tolist(), strict=True))
+
+
+def thinned(edges: Edges, limit: int) -> Edges:
+    """At most `limit` evenly spaced edges of each bag."""
+    starts, size = _bags(edges)
+    if not len(size) or size.max() <= limit:
+        return edges
+    bag = np.repeat(np.arange(len(size)), size)
+    rank = np.arange(len(bag)) - starts[bag]
     quota = np.minimum(size, limit)[bag]
-    crossed = (rank + 1) * quota // size[bag] > rank * quota // size[bag]
-    return np.flatnonzero(crossed)
+    return edges.take((rank + 1) * quota // size[bag] > rank * quota // size[bag])
 
 
-def _edge_set(
-    relations: tuple[Relation, ...], source: np.ndarray, bag: np.ndarray, attributes: np.ndarray, *, num_bags: int, device: torch.device
-) -> EdgeSet:
-    size = np.bincount(bag, minlength=num_bags)
-    offsets = np.cumsum(size) - size
-    filled = np.flatnonzero(size)
-    bag_attributes = np.zeros((num_bags, ATTRIBUTE_WIDTH), dtype=np.float32)
-    if len(filled):
-        bag_attributes[filled] = np.add.reduceat(attributes, offsets[filled], axis=0) / size[filled, None]
-    on_device = [torch.from_numpy(a).to(device, non_blocking=True) for a in (source, bag, offsets, attributes, bag_attributes)]
-    return EdgeSet(relations, *on_device)
+def neighbourhoods(
+    edges: Edges, relations: tuple[Relation, ...], *, num_nodes: Mapping[str, int], num_heads: int | None, device: torch.device
+) -> Neighbourhoods:
+    """Lay out one layer's edges.
+
+    Args:
+        edges: Edges of all relations; those of others than `relations` are left out.
+        relations: Relations of the layer.
+        num_nodes: Nodes of each type in all graphs.
+        num_heads: Attention heads; None for a layer without attention, which needs single edges apart only if there is nothing else.
+        device: Where the tensors go.
+    """
+    position = np.array([relations.index(r) if r in relations else -1 for r in RELATIONS])
+    edges = edges.take(position[edges.relation] >= 0)
+    starts, size = _bags(edges)
+    is_single = size == 1
+    if num_heads is None and not is_single.all():
+        is_single[:] = False
+    order = np.concatenate([np.flatnonzero(is_single), np.flatnonzero(~is_single)])
+    relation = position[edges.relation]
+    of_bag = relation[starts]
+    in_multi = np.repeat(~is_single, size)
+    multi, multi_size = edges.take(in_multi), size[~is_single]
+    rows = np.arange(len(relation)) if num_heads is None else np.flatnonzero(in_multi)
+    target = np.argsort(order)[np.repeat(np.arange(len(size)), size)] if num_heads is None else np.arange(len(rows))
+    share = 1.0 / np.repeat(size, size) if num_heads is None else np.ones(len(rows))
+    num_targets = len(size) if num_heads is None else len(rows)
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+    source, where, shares = _attribute_moves(relations, relation[rows], edges.attribute[rows], target=target, share=share)
+    return Neighbourhoods(
+        num_single=tuple(np.bincount(of_bag[is_single], minlength=len(relations)).tolist()),
+        num_multi=tuple(np.bincount(of_bag[~is_single], minlength=len(relations)).tolist()),
+        num_multi_edges=tuple(np.bincount(relation[in_multi], minlength=len(relations)).tolist()),
+        single_source=tensor(edges.source[starts[is_single]]),
+        multi_source=tensor(multi.source),
+        multi_bag=tensor(np.repeat(np.arange(len(multi_size)), multi_size)),
+        multi_offsets=tensor(np.cumsum(multi_size) - multi_size),
+        destination=tensor(edges.destination[starts][order]),
+        relation=tensor(of_bag[order]),
+        scores=None
+        if num_heads is None or not len(multi_size)
+        else Scores(*map(tensor, _score_rows(multi, relations, multi_size, num_nodes=num_nodes, num_heads=num_heads))),
+        attribute_source=tensor(source),
+        attribute_target=tensor(where),
+        attribute_share=tensor(shares),
+        attribute_shape=(num_targets, attribute_columns(relations)[-1].stop),
+    )
+
+
+def score_slots(relations: Sequence[Relation]) -> dict[str, tuple[list[int], list[int]]]:
+    """Node type → (outgoing, incoming) relations by position: the order of a node's rows among the attention scores."""
+    return {
+        t: ([i for i, r in enumerate(relations) if r.source == t], [i for i, r in enumerate(relations) if r.destination == t])
+        for t in NODE_TYPES
+    }
+
+
+def _bags(edges: Edges) -> tuple[np.ndarray, np.ndarray]:
+    """First edge and size of each bag."""
+    is_first = np.ones(len(edges.source), dtype=bool)
+    is_first[1:] = (edges.destination[1:] != edges.destination[:-1]) | (edges.relation[1:] != edges.relation[:-1])
+    starts = np.flatnonzero(is_first)
+    return starts, np.diff(starts, append=len(is_first))
+
+
+def _attribute_moves(
+    relations: Sequence[Relation], relation: np.ndarray, first: np.ndarray, *, target: np.ndarray, share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    columns = attribute_columns(relations)
+    widths = np.array([c.stop - c.start for c in columns])[relation]
+    starts = np.array([c.start for c in columns])[relation]
+    channel = np.arange(int(widths.sum())) - np.repeat(np.cumsum(widths) - widths, widths)
+    where = np.repeat(target * columns[-1].stop + starts, widths) + channel
+    return np.repeat(first, widths) + channel, where, np.repeat(share, widths).astype(np.float32)
+
+
+def _score_rows(
+    edges: Edges, relations: tuple[Relation, ...], size: np.ndarray, *, num_nodes: Mapping[str, int], num_heads: int
+) -> tuple[np.ndarray, ...]:
+    slots, start = score_slots(relations), first_rows(num_nodes)
+    num_slots = {t: len(outgoing) + len(incoming) for t, (outgoing, incoming) in slots.items()}
+    base, total = {}, 0
+    for t in NODE_TYPES:
+        base[t] = total
+        total += num_nodes[t] * num_slots[t]
+
+    def rows(nodes: np.ndarray, types: Sequence[str], slot: Sequence[int]) -> np.ndarray:
+        table = np.array([(start[t], num_slots[t], base[t] + s) for t, s in zip(types, slot, strict=True)])[relation]
+        result: np.ndarray = (nodes - table[:, 0]) * table[:, 1] + table[:, 2]
+        return result
+
+    relation = np.array([relations.index(r) if r in relations else -1 for r in RELATIONS])[edges.relation]
+    query = rows(edges.source, [r.source for r in relations], [slots[r.source][0].index(i) for i, r in enumerate(relations)])
+    incoming = [len(slots[r.destination][0]) + slots[r.destination][1].index(i) for i, r in enumerate(relations)]
+    key = rows(edges.destination, [r.destination for r in relations], incoming)
+    by_head = np.repeat(size, num_heads)
+    offsets = np.cumsum(by_head) - by_head
+    head = np.tile(np.arange(num_heads), len(size))
+    first = np.repeat(np.cumsum(size) - size, num_heads)
+    edge = np.repeat(first - offsets, by_head) + np.arange(int(by_head.sum()))
+    return query, key, edges.source[edge], edge * num_heads + np.repeat(head, by_head), offsets

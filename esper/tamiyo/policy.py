@@ -5,8 +5,8 @@ Dropout makes ratios of probabilities inexact, so sample and learn in `eval()` m
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,30 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.leyline.actions import CAUSAL_MASK, WAIT, Head, LifecycleOp
-from esper.leyline.masks import ActionMasks
+from esper.leyline.actions import CAUSAL_MASK, HEAD_SIZES, WAIT, FactoredAction, Head, LifecycleOp
+from esper.tamiyo.compiling import Encode, Encoder, allow_tf32
+from esper.tamiyo.continuous import PolicyParamsHead
 from esper.tamiyo.distribution import log_prob_of, masked_log_probs, normalised_entropy, sample
 from esper.tamiyo.gnn import TamiyoGNN
-from esper.tamiyo.heads import DETAIL_HEADS, FIRST_GAIN, ActionHeads
-from esper.tamiyo.layout import tensors_from_batch
+from esper.tamiyo.heads import DETAIL_HEADS, DETAILS, FIRST_GAIN, WIDEST_DETAIL, ActionHeads
+from esper.tamiyo.inspection import PolicyInspection, PolicyOutput, method_probs
+from esper.tamiyo.planner import GraphPlanner, to_device
+from esper.tamiyo.tiny_graph import tiny_graph
 
 if TYPE_CHECKING:
     from esper.leyline.graph import GraphBatch
+    from esper.leyline.masks import ActionMasks
     from esper.tamiyo.config import TamiyoGNNConfig
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyOutput:
-    """Decisions for B trials."""
-
-    actions: np.ndarray
-    """[B, 8] int64 in the order of `Head`; heads that do not matter to the operation hold their defaults."""
-    log_prob: np.ndarray
-    """[B] float32: sum over the heads that matter."""
-    head_log_prob: np.ndarray
-    """[B, 8] float32; 0 where the head does not matter."""
-    value: np.ndarray
-    """[B] float32 in normalised units."""
+    from esper.tamiyo.registries import Registries
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +50,9 @@ class PolicyEvaluation:
     value: Tensor
     """[B] in normalised units."""
     risk_logits: Tensor
-    """[B, risk classes], mildest first."""
+    """[B, risk classes], mildest first; no gradient flows past the risk head."""
     telemetry_embedding: Tensor
-    """[B, telemetry_dim]"""
+    """[B, telemetry_dim]: a projection of the state for observers, drawn once and trained by no loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +62,24 @@ class _State:
     summary: Tensor
     op_legal: Tensor
     slot_legal: Tensor
-    detail_legal: dict[Head, Tensor]
+    detail_legal: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """Each head's distribution, given what was picked in the heads before it."""
+    """Distributions of operation [B, 6], slot [B, S] and details [B, 6, widest], each given what was picked before it."""
 
-    log_probs: dict[Head, Tensor]
-    legal: dict[Head, Tensor]
-    picked: dict[Head, Tensor]
+    op: Tensor
+    slot: Tensor
+    slot_legal: Tensor
+    details: Tensor
+    op_picked: Tensor
+    slot_picked: Tensor
+    details_picked: Tensor
 
 
-Pick = Callable[[Head, Tensor], Tensor]
-"""(head, log-probabilities [B, A]) → choices [B]."""
+Pick = Callable[[Tensor, "Head | slice"], Tensor]
+"""(log-probabilities [..., A], columns of the action row) → choices [...]."""
 
 
 def is_forced(masks: ActionMasks) -> np.ndarray:
@@ -99,6 +94,7 @@ class TamiyoPolicy(nn.Module):
 
     causal: Tensor
     default_action: Tensor
+    detail_floors: Tensor
 
     def __init__(self, config: TamiyoGNNConfig):
         """Build the policy; weights come from torch's ambient generator."""
@@ -109,98 +105,214 @@ class TamiyoPolicy(nn.Module):
         self.heads = ActionHeads(width, config)
         self.value_hidden = nn.Linear(2 * width, width)
         self.value_out = nn.Linear(width, 1)
-        self.risk_out = nn.Linear(2 * width, config.risk_classes)
+        self.risk_hidden = nn.Linear(2 * width, width)
+        self.risk_out = nn.Linear(width, config.risk_classes)
         self.telemetry_out = nn.Linear(2 * width, config.telemetry_dim)
+        self.params_head = PolicyParamsHead(width, config.op_dim) if config.has_policy_params else None
         nn.init.orthogonal_(self.risk_out.weight, FIRST_GAIN)
         nn.init.zeros_(self.risk_out.bias)
+        floors = torch.tensor([[config.probability_floors.of(h)] for h in DETAIL_HEADS])
         self.register_buffer("causal", torch.from_numpy(CAUSAL_MASK.copy()), persistent=False)
         self.register_buffer("default_action", torch.tensor([int(v) for v in WAIT]), persistent=False)
+        self.register_buffer("detail_floors", floors, persistent=False)
+        self.last_action: FactoredAction | None = None
+        """What `select_action` chose last."""
+        self._planner = GraphPlanner(config)
+        self._encoder = Encoder(self.gnn.encode, is_compiled=config.compile)
+        self.to(torch.device(config.device))
+        if config.compile or self.device.type == "cuda":
+            self.warm_up()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.value_out.weight.device
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether decisions come from compiled code."""
+        return self._encoder.is_compiled
+
+    @property
+    def compile_warm_ms(self) -> float | None:
+        """Duration of the first compiled pass; None where nothing is compiled."""
+        return self._encoder.warm_ms
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Encode a tiny graph, so that the first decision does not wait; again after a move to another device."""
+        allow_tf32(self.device)
+        self._encoder.warm_up(self._planner.tensors(tiny_graph(), self.device))
 
     @torch.inference_mode()
     def act(self, batch: GraphBatch, noise: np.ndarray | None) -> PolicyOutput:
         """Sample with `noise` [B, 8] uniform in (0, 1), or take the mode, head by head, where it is None."""
-        state = self._observe(batch)
-        draws = None if noise is None else torch.from_numpy(noise).to(state.graph.device, torch.float32)
-        decision = self._decide(state, lambda head, log_probs: sample(log_probs, None if draws is None else draws[:, head]))
-        used = self.causal[decision.picked[Head.OP]]
-        picked = torch.stack([decision.picked[h] for h in Head], dim=1)
-        head_log_prob = torch.stack([log_prob_of(decision.log_probs[h], decision.picked[h]) for h in Head], dim=1)
-        head_log_prob = torch.where(used, head_log_prob, 0.0)
-        return PolicyOutput(
-            actions=torch.where(used, picked, self.default_action).cpu().numpy(),
-            log_prob=head_log_prob.sum(1).cpu().numpy(),
-            head_log_prob=head_log_prob.cpu().numpy(),
-            value=self._value(state).cpu().numpy(),
+        state = self._observe(batch, self._encoder)
+        return self._output(state, self._choose(state, noise))
+
+    @torch.inference_mode()
+    def inspect(self, batch: GraphBatch, noise: np.ndarray | None = None) -> PolicyInspection:
+        """Decide as `act` does, and tell what stands behind the decisions."""
+        state = self._observe(batch, self._encoder)
+        decision = self._choose(state, noise)
+        output = self._output(state, decision)
+        slot_probs, details = decision.slot.exp(), decision.details.exp()
+        names_slot = self.causal[decision.op_picked, Head.SLOT]
+        confidence = log_prob_of(decision.op, decision.op_picked) + log_prob_of(decision.slot, decision.slot_picked).where(names_slot, 0.0)
+        germinates = (decision.op_picked == LifecycleOp.GERMINATE)[:, None]
+        chosen_seed = state.seeds[torch.arange(len(details), device=self.device), decision.slot_picked]
+        params = None if self.params_head is None else self.params_head(state.graph, chosen_seed, decision.op_picked).median
+        return PolicyInspection(
+            actions=output.actions,
+            log_prob=output.log_prob,
+            head_log_prob=output.head_log_prob,
+            value=output.value,
+            op_probs=output.op_probs,
+            slot_probs=_numpy(slot_probs),
+            blueprint_probs=_numpy(details[:, Head.BLUEPRINT - DETAILS.start, : HEAD_SIZES[Head.BLUEPRINT]]),
+            blending_probs=_numpy(torch.where(germinates, method_probs(details, Head.STYLE), method_probs(details, Head.ALPHA_CURVE))),
+            confidence=_numpy(confidence.exp()),
+            risk_probs=_numpy(self._risk_logits(state).softmax(-1)),
+            graph_embedding=_numpy(state.graph),
+            telemetry_embedding=_numpy(self.telemetry_out(state.summary)),
+            policy_params=None if params is None else _numpy(params),
         )
+
+    def select_action(self, batch: GraphBatch) -> FactoredAction:
+        """The likeliest action in one graph; `last_action` keeps it.
+
+        Raises:
+            ValueError: If the batch does not hold exactly one graph.
+        """
+        if len(batch) != 1:
+            raise ValueError(f"select_action decides for one graph, got {len(batch)}; act takes any number")
+        self.last_action = FactoredAction.from_row(self.act(batch, None).actions[0].tolist())
+        return self.last_action
+
+    def encode_tags(self, tags: Mapping[str, str], registries: Registries) -> dict[str, int]:
+        """Rows of the embedding tables that names stand for; 0 for a name that no registry holds.
+
+        Args:
+            tags: Registry kind (a field of `Registries`, such as `layer_types`) → name.
+            registries: What the policy was trained with.
+        """
+        return {kind: getattr(registries, kind).index(name) for kind, name in tags.items()}
 
     def evaluate(self, batch: GraphBatch, actions: np.ndarray) -> PolicyEvaluation:
         """Judge legal `actions` [B, 8]; what stands in heads that do not matter to the operation is ignored."""
-        state = self._observe(batch)
-        taken = torch.from_numpy(actions).to(state.graph.device)
+        state = self._observe(batch, self.gnn.encode)
+        taken = torch.from_numpy(actions).to(self.device)
         used = self.causal[taken[:, Head.OP]]
-        decision = self._decide(state, lambda head, log_probs: _condition(head, log_probs, taken, used))
-        index = {h: torch.where(used[:, h], taken[:, h], 0) for h in Head}
-        head_log_prob = torch.stack([log_prob_of(decision.log_probs[h], index[h]) for h in Head], dim=1)
-        head_log_prob = torch.where(used, head_log_prob, 0.0)
+        decision = self._decide(state, lambda log_probs, heads: _condition(log_probs, taken[:, heads], used[:, heads], heads))
+        index = torch.where(used, taken, 0)
+        head_log_prob = torch.where(used, self._per_head(decision, index), 0.0)
         is_available = (state.op_legal[:, :, None] & self.causal).any(dim=1)
-        entropy = torch.stack([normalised_entropy(decision.log_probs[h], decision.legal[h]) for h in Head], dim=1)
-        num_legal = torch.stack([decision.legal[h].sum(1) for h in Head], dim=1)
+        entropy = _by_head(
+            normalised_entropy(decision.slot, decision.slot_legal),
+            normalised_entropy(decision.details, state.detail_legal),
+            normalised_entropy(decision.op, state.op_legal),
+        )
+        num_legal = _by_head(decision.slot_legal.sum(1), state.detail_legal.sum(2), state.op_legal.sum(1))
         return PolicyEvaluation(
             log_prob=head_log_prob.sum(1),
             head_log_prob=head_log_prob,
             entropy=torch.where(is_available, entropy, 0.0),
             num_legal=torch.where(is_available, num_legal, 1),
             value=self._value(state),
-            risk_logits=self.risk_out(state.summary),
+            risk_logits=self._risk_logits(state),
             telemetry_embedding=self.telemetry_out(state.summary),
         )
 
-    def _observe(self, batch: GraphBatch) -> _State:
+    def update_norms(self, observations: GraphBatch) -> None:
+        """Take the metrics of a round's observations into the normalisation; call it between updates only."""
+        self.gnn.metrics.update(observations)
+
+    def head_gradient_norms(self) -> dict[str, float]:
+        """L2 norm of the last gradient over each action head's own parameters."""
+        return self.heads.gradient_norms()
+
+    def _observe(self, batch: GraphBatch, encode: Encode) -> _State:
         num_graphs, _, num_slots = batch.masks.slot.shape
         if (batch.num_nodes["seed"] != num_slots).any():
             raise ValueError(f"every graph needs {num_slots} seed nodes, one per slot; found {batch.num_nodes['seed'].tolist()}")
-        device = self.value_out.weight.device
-        graphs = tensors_from_batch(batch, neighbour_limits=self.config.neighbour_limits, device=device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.has_autocast):
-            encoding = self.gnn.encode(graphs)
-        seeds = encoding.seed.view(num_graphs, num_slots, -1)
-        masks = {f.name: torch.from_numpy(getattr(batch.masks, f.name)).to(device) for f in fields(ActionMasks)}
+        encoding = encode(self._planner.tensors(batch, self.device))
+        seeds = encoding.seed.view(num_graphs, num_slots, encoding.seed.shape[-1])
+        slot_legal = to_device(batch.masks.slot, self.device)
+        if not num_slots:  # only WAIT is legal, and it names no slot
+            seeds, slot_legal = functional.pad(seeds, (0, 0, 0, 1)), functional.pad(slot_legal, (0, 1), value=True)
         return _State(
             graph=encoding.graph,
             seeds=seeds,
             summary=torch.cat([encoding.graph, seeds.mean(1)], dim=1),
-            op_legal=masks["op"],
-            slot_legal=masks["slot"],
-            detail_legal={h: masks[h.name.lower()] for h in DETAIL_HEADS},
+            op_legal=to_device(batch.masks.op, self.device),
+            slot_legal=slot_legal,
+            detail_legal=to_device(_detail_legal(batch.masks), self.device),
         )
+
+    def _choose(self, state: _State, noise: np.ndarray | None) -> _Decision:
+        draws = None if noise is None else to_device(noise.astype(np.float32), self.device)
+        return self._decide(state, lambda log_probs, heads: sample(log_probs, None if draws is None else draws[:, heads]))
 
     def _decide(self, state: _State, pick: Pick) -> _Decision:
         rows = torch.arange(len(state.graph), device=state.graph.device)
-        legal, log_probs, picked = {Head.OP: state.op_legal}, {}, {}
+        floors = self.config.probability_floors
+        op_log_probs = masked_log_probs(self.heads.op(state.summary), state.op_legal, floor=floors.op)
+        op = pick(op_log_probs, Head.OP)
+        slot_legal = state.slot_legal[rows, op]
+        slot_log_probs = masked_log_probs(self.heads.slot(state.graph, state.seeds, op), slot_legal, floor=floors.slot)
+        slot = pick(slot_log_probs, Head.SLOT)
+        logits = self.heads.details(state.graph, state.seeds[rows, slot], op)
+        details = masked_log_probs(logits, state.detail_legal, floor=self.detail_floors)
+        return _Decision(op_log_probs, slot_log_probs, slot_legal, details, op, slot, pick(details, DETAILS))
 
-        def settle(head: Head, logits: Tensor) -> Tensor:
-            log_probs[head] = masked_log_probs(logits, legal[head], floor=self.config.probability_floors.of(head))
-            picked[head] = pick(head, log_probs[head])
-            return picked[head]
+    def _output(self, state: _State, decision: _Decision) -> PolicyOutput:
+        picked = _by_head(decision.slot_picked, decision.details_picked, decision.op_picked)
+        used = self.causal[decision.op_picked]
+        head_log_prob = torch.where(used, self._per_head(decision, picked), 0.0)
+        return PolicyOutput(
+            actions=torch.where(used, picked, self.default_action).cpu().numpy(),
+            log_prob=_numpy(head_log_prob.sum(1)),
+            head_log_prob=_numpy(head_log_prob),
+            value=_numpy(self._value(state)),
+            op_probs=_numpy(decision.op.exp()),
+        )
 
-        op = settle(Head.OP, self.heads.op(state.summary))
-        legal[Head.SLOT] = state.slot_legal[rows, op]
-        slot = settle(Head.SLOT, self.heads.slot(state.graph, state.seeds, op))
-        legal |= state.detail_legal
-        for head, logits in self.heads.details(state.graph, state.seeds[rows, slot], op).items():
-            settle(head, logits)
-        return _Decision(log_probs, legal, picked)
+    def _per_head(self, decision: _Decision, choices: Tensor) -> Tensor:
+        return _by_head(
+            log_prob_of(decision.slot, choices[:, Head.SLOT]),
+            log_prob_of(decision.details, choices[:, DETAILS]),
+            log_prob_of(decision.op, choices[:, Head.OP]),
+        )
 
     def _value(self, state: _State) -> Tensor:
         value: Tensor = self.value_out(functional.gelu(self.value_hidden(state.summary))).squeeze(-1)
         return value
 
+    def _risk_logits(self, state: _State) -> Tensor:
+        logits: Tensor = self.risk_out(functional.gelu(self.risk_hidden(state.summary.detach())))
+        return logits
 
-def _condition(head: Head, log_probs: Tensor, taken: Tensor, used: Tensor) -> Tensor:
+
+def _by_head(slot: Tensor, details: Tensor, op: Tensor) -> Tensor:
+    """[B, 8] in the order of `Head`, from [B], [B, 6] and [B]."""
+    return torch.cat([slot[:, None], details, op[:, None]], dim=1)
+
+
+def _detail_legal(masks: ActionMasks) -> np.ndarray:
+    legal = np.zeros((len(masks.op), len(DETAIL_HEADS), WIDEST_DETAIL), dtype=bool)
+    for row, head in enumerate(DETAIL_HEADS):
+        legal[:, row, : HEAD_SIZES[head]] = getattr(masks, head.name.lower())
+    return legal
+
+
+def _condition(log_probs: Tensor, taken: Tensor, used: Tensor, heads: Head | slice) -> Tensor:
     """What later heads are conditioned on: the choice taken, or the likeliest one that uses them where it does not."""
-    if head is Head.OP:
-        waits = taken[:, head] == LifecycleOp.WAIT
+    if heads is Head.OP:
         others = log_probs.detach().clone()
         others[:, LifecycleOp.WAIT] = -torch.inf
-        return torch.where(waits, others.argmax(-1), taken[:, head])
-    return torch.where(used[:, head], taken[:, head], log_probs.argmax(-1))
+        return torch.where(taken == LifecycleOp.WAIT, others.argmax(-1), taken)
+    return torch.where(used, taken, log_probs.argmax(-1))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()

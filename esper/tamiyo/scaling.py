@@ -18,7 +18,8 @@ GRADIENT_FLOOR = 1e-8
 
 def bounded(values: np.ndarray) -> np.ndarray:
     """Clip to ±`FEATURE_LIMIT`; NaN becomes 0."""
-    result: np.ndarray = np.clip(np.nan_to_num(values, posinf=FEATURE_LIMIT, neginf=-FEATURE_LIMIT), -FEATURE_LIMIT, FEATURE_LIMIT)
+    result: np.ndarray = np.minimum(np.maximum(values, -FEATURE_LIMIT), FEATURE_LIMIT)
+    np.copyto(result, 0.0, where=np.isnan(result))
     return result
 
 
@@ -66,4 +67,13 @@ def share_of_graph(values: np.ndarray, graph: np.ndarray) -> np.ndarray:
     finite = np.where(np.isfinite(values), np.maximum(values, 0.0), 0.0)
     total = np.bincount(graph, weights=finite)
     result: np.ndarray = finite / np.maximum(total[graph], 1e-30)
+    return result
+
+
+def over_largest(values: np.ndarray, graph: np.ndarray) -> np.ndarray:
+    """Each value [N] ≥ 0 over the largest finite one of its graph; 0 where unmeasured, and where nothing is above 0."""
+    finite = np.where(np.isfinite(values), np.maximum(values, 0.0), 0.0)
+    largest = np.zeros(int(graph[-1]) + 1 if len(graph) else 0)
+    np.maximum.at(largest, graph, finite)
+    result: np.ndarray = finite / np.maximum(largest[graph], 1e-30)
     return result

@@ -2,87 +2,160 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esper.leyline.actions import TEMPO_EPOCHS
-from esper.leyline.alpha import AlphaMode, BlendOperator
-from esper.leyline.graph import NODE_WIDTHS, EdgeType
+from esper.leyline.alpha import BLENDING_METHODS
+from esper.leyline.graph import NODE_WIDTHS
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry.seed import SeedTelemetry
-from esper.tamiyo.graph_spec import GRAPH_SPEC, INDEX_SCALE, SLOT_OPS, STAGES
-from esper.tamiyo.scaling import bounded, magnitude, measured_mask, points, relative_magnitude, signed_log
+from esper.leyline.traits import SeedTraits
+from esper.tamiyo.features import SLOT_OPS, STAGES
+from esper.tamiyo.graph_spec import GRAPH_SPEC, INDEX_SCALE
+from esper.tamiyo.scaling import bounded, magnitude, measured_mask, over_largest, points, relative_magnitude, signed_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from esper.leyline.masks import ActionMasks
     from esper.leyline.reports import SeedStateReport, TrialReport
+    from esper.tamiyo.registries import Registries
+
+    Occupied = Sequence[tuple[int, SeedStateReport, TrialReport]]
+    """Node, seed and report of every slot that is not empty."""
 
 STAT_FLOOR = 1e-3
-_STAGE_INDEX: dict[SeedStage, int] = {stage: index for index, stage in enumerate(STAGES)}
+UNKNOWN_TRAIT = 0.5
+"""Value of a trait that nobody told, beside a mask of 0."""
+_CODE: dict[SeedStage, int] = {SeedStage.UNKNOWN: 0} | {stage: code for code, stage in enumerate(STAGES, 1)}
 _MASKED_TELEMETRY = slice(0, GRAPH_SPEC.channels["seed"]["telemetry_mask"].stop - GRAPH_SPEC.channels["seed"]["telemetry_mask"].start)
+_METHOD_COLUMNS = {method: column for column, method in enumerate(BLENDING_METHODS)}
+_NO_TRAITS = SeedTraits()
+_MASKED_TRAITS = ("activity_level", "success_rate", "risk_score")
+_READ_TRAITS = attrgetter(*_MASKED_TRAITS, "risk_tolerance")
 
 
-def write_seeds(rows: np.ndarray, reports: Sequence[TrialReport], masks: ActionMasks, graph: np.ndarray) -> dict[EdgeType, np.ndarray]:
-    """Fill the changing channels of K·S seed nodes.
+class SeedNodes:
+    """Writes seed nodes for one policy, which knows some seeds by name and its own version."""
 
-    Args:
-        rows: [K·S, F], changed in place.
-        reports: K reports with S slots each.
-        masks: Their legal choices.
-        graph: [K·S] graph of each node.
+    def __init__(self, registries: Registries, policy_version: str | None) -> None:
+        """Write for a policy of that version, if it has one."""
+        self._registries = registries
+        self._version = policy_version
 
-    Returns:
-        Changing edge attributes of the seeds' relations.
-    """
-    slots = [slot for report in reports for slot in report.slots]
-    stats = [(s.gradient_norm, s.activation_mean, s.activation_std, s.spatial_std) for s in slots]
-    raw = np.array(stats, dtype=np.float64).reshape(-1, 4)
-    measured = measured_mask(raw)
-    gradient, mean, std, spatial = raw.T
-    spreads = [magnitude(x, floor=STAT_FLOOR, decades=1.0) for x in (std, spatial)]
-    scaled = np.stack([magnitude(gradient), signed_log(mean), *spreads], axis=1)
-    ops = list(SLOT_OPS)
-    legal = (masks.op[:, ops, None] & masks.slot[:, ops]).transpose(0, 2, 1).reshape(-1, len(ops))
-    GRAPH_SPEC.write(
-        "seed",
-        rows,
-        slot_stats=np.where(measured, scaled, 0.0),
-        slot_stats_mask=measured,
-        relative_gradient=relative_magnitude(gradient, graph),
-        legal_ops=legal,
-    )
-    stages = [SeedStage.DORMANT if s.seed is None else s.seed.stage for s in slots]
-    rows[np.arange(len(slots)), GRAPH_SPEC.channel("seed", "stage") + np.array([_STAGE_INDEX[s] for s in stages], dtype=np.int64)] = 1.0
-    alpha = np.array([0.0 if s.seed is None else s.seed.alpha for s in slots])
-    occupied = [(i, slots[i].seed, reports[graph[i]]) for i in range(len(slots))]
-    _write_occupied(rows, [(i, seed, report) for i, seed, report in occupied if seed is not None])
+    def write(self, rows: np.ndarray, reports: Sequence[TrialReport], masks: ActionMasks, graph: np.ndarray) -> dict[str, np.ndarray]:
+        """Fill the changing channels of K·S seed nodes.
+
+        Args:
+            rows: [K·S, F], changed in place.
+            reports: K reports with S slots each.
+            masks: Their legal choices.
+            graph: [K·S] graph of each node.
+
+        Returns:
+            Changing attributes [K·S] that the edges of each seed carry, by name.
+        """
+        slots = [slot for report in reports for slot in report.slots]
+        raw = np.array([(s.gradient_norm, s.activation_mean, s.activation_std, s.spatial_std) for s in slots], dtype=np.float64).reshape(
+            -1, 4
+        )
+        measured = measured_mask(raw)
+        gradient, mean, std, spatial = raw.T
+        spreads = [magnitude(x, floor=STAT_FLOOR, decades=1.0) for x in (std, spatial)]
+        scaled = np.stack([magnitude(gradient), signed_log(mean), *spreads], axis=1)
+        ops = list(SLOT_OPS)
+        legal = (masks.op[:, ops, None] & masks.slot[:, ops]).transpose(0, 2, 1).reshape(-1, len(ops))
+        stages = [_CODE[SeedStage.DORMANT if s.seed is None else s.seed.stage] for s in slots]
+        GRAPH_SPEC.write(
+            "seed",
+            rows,
+            slot_stats=np.where(measured, scaled, 0.0),
+            slot_stats_mask=measured,
+            relative_gradient=relative_magnitude(gradient, graph),
+            legal_ops=legal,
+            stage=np.array(stages) / INDEX_SCALE,
+        )
+        seeds = [(i, slot.seed, reports[graph[i]]) for i, slot in enumerate(slots) if slot.seed is not None]
+        attributes = _edge_attributes(seeds, measured[:, 0], graph) | {"may_act": legal.any(axis=1)}
+        if seeds:
+            features = np.zeros((len(seeds), NODE_WIDTHS["seed"]), dtype=np.float32)
+            _write_life(features, seeds)
+            self._write_traits(features, seeds, masks.alpha_curve[graph[[i for i, _, _ in seeds]]])
+            rows[[i for i, _, _ in seeds]] += features
+        return attributes
+
+    def _write_traits(self, features: np.ndarray, seeds: Occupied, legal_curves: np.ndarray) -> None:
+        traits = [seed.traits or _NO_TRAITS for _, seed, _ in seeds]
+        raw = np.array([_READ_TRAITS(t) for t in traits], dtype=np.float64)
+        known = measured_mask(raw)
+        levels = np.where(known, np.clip(np.where(known, raw, 0.0), 0.0, 1.0), UNKNOWN_TRAIT)
+        registries = self._registries
+        GRAPH_SPEC.write(
+            "seed",
+            features,
+            **{name: levels[:, i] for i, name in enumerate(_MASKED_TRAITS)},
+            **{f"{name}_mask": known[:, i] for i, name in enumerate(_MASKED_TRAITS)},
+            risk_tolerance=2.0 * levels[:, -1] - 1.0,
+            seed_id=np.array([registries.seeds.index(seed.seed_id) for _, seed, _ in seeds]) / INDEX_SCALE,
+            specialization=np.array([registries.specializations.index(t.specialization) for t in traits]) / INDEX_SCALE,
+            allowed_blending_methods=_methods(traits, legal_curves),
+            quarantine_only=np.array([_yes_no(t.quarantine_only) for t in traits]),
+            policy_version=np.array([_yes_no(self._is_own(t.policy_version)) for t in traits]),
+            alpha_schedule=np.array([0 if t.alpha_schedule is None else t.alpha_schedule + 1 for t in traits]) / INDEX_SCALE,
+        )
+
+    def _is_own(self, version: str | None) -> bool | None:
+        return None if version is None or self._version is None else version == self._version
+
+
+def _yes_no(value: bool | None) -> int:
+    return 0 if value is None else 1 if value else -1
+
+
+def _methods(traits: Sequence[SeedTraits], legal_curves: np.ndarray) -> np.ndarray:
+    methods = legal_curves[:, : len(BLENDING_METHODS)].astype(np.float64)
+    for row, trait in enumerate(traits):
+        if trait.allowed_blending_methods is not None:
+            columns = [_METHOD_COLUMNS[m] for m in trait.allowed_blending_methods if m in _METHOD_COLUMNS]
+            allowed = np.zeros(len(BLENDING_METHODS))
+            allowed[columns] = 1.0
+            methods[row] *= allowed
+    return methods
+
+
+def _edge_attributes(seeds: Occupied, is_measured: np.ndarray, graph: np.ndarray) -> dict[str, np.ndarray]:
+    alpha, frequency, threshold = np.zeros(len(graph)), is_measured.astype(np.float64), np.full(len(graph), np.nan)
+    for node, seed, _ in seeds:
+        alpha[node] = seed.alpha
+        if seed.traits is not None:
+            told = seed.traits.monitoring_frequency
+            frequency[node] = frequency[node] if told is None else told
+            threshold[node] = np.nan if seed.traits.adaptation_trigger_threshold is None else seed.traits.adaptation_trigger_threshold
     return {
-        ("seed", "monitors", "layer"): np.stack([measured[:, 0], alpha], axis=1),
-        ("seed", "allowed", "parameter"): legal.any(axis=1)[:, None],
+        "monitoring_frequency": frequency,
+        "alpha": alpha,
+        "adaptation_trigger_threshold": over_largest(threshold, graph),
+        "adaptation_trigger_threshold_mask": measured_mask(threshold),
     }
 
 
-def _write_occupied(rows: np.ndarray, seeds: Sequence[tuple[int, SeedStateReport, TrialReport]]) -> None:
-    if not seeds:
-        return
+def _write_life(features: np.ndarray, seeds: Occupied) -> None:
     raw = np.array([_seed_row(seed, report) for _, seed, report in seeds], dtype=np.float64)
     target, progress, tempo, contribution, solo, ratio, age, gained, parameters = raw.T
     pictures = [SeedTelemetry.from_report(seed, report.epoch, report.max_epochs) for _, seed, report in seeds]
-    features = np.zeros((len(seeds), NODE_WIDTHS["seed"]), dtype=np.float32)
     GRAPH_SPEC.write(
         "seed",
         features,
         telemetry=bounded(np.array([p.to_features() for p in pictures], dtype=np.float64)),
         telemetry_mask=np.array([p.feature_mask()[_MASKED_TELEMETRY] for p in pictures]),
         blueprint=np.array([seed.blueprint_place + 1 for _, seed, _ in seeds]) / INDEX_SCALE,
-        occupied=np.ones(len(seeds)),
         alpha_target=target,
         alpha_progress=progress,
-        alpha_mode=np.eye(len(AlphaMode))[[seed.alpha_mode for _, seed, _ in seeds]],
-        operator=np.eye(len(BlendOperator))[[seed.operator for _, seed, _ in seeds]],
+        alpha_mode=np.array([seed.alpha_mode + 1 for _, seed, _ in seeds]) / INDEX_SCALE,
+        operator=np.array([seed.operator + 1 for _, seed, _ in seeds]) / INDEX_SCALE,
         tempo=tempo,
         contribution=points(contribution),
         contribution_mask=measured_mask(contribution),
@@ -94,7 +167,6 @@ def _write_occupied(rows: np.ndarray, seeds: Sequence[tuple[int, SeedStateReport
         total_improvement=points(gained),
         relative_parameters=magnitude(parameters, floor=1e-4),
     )
-    rows[[index for index, _, _ in seeds]] += features
 
 
 def _seed_row(seed: SeedStateReport, report: TrialReport) -> tuple[float | None, ...]:

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from esper.leyline.reports import Counterfactuals
 
@@ -14,11 +14,17 @@ MAX_FACTORIAL_SEEDS = 4
 """Up to here the last epoch evaluates every subset of seeds, from which Shapley values are exact."""
 
 
-def plan_configurations(live: Sequence[int], fossils: Sequence[int], *, is_last: bool) -> tuple[tuple[int, ...], ...]:
+def plan_configurations(
+    live: Sequence[int],
+    fossils: Sequence[int],
+    *,
+    is_last: bool,
+    sample: Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]] | None = None,
+) -> tuple[tuple[int, ...], ...]:
     """Sets of slots to leave on, the full network first and the committed one (fossils alone) always among them.
 
     While an episode runs: everything, everything but one live seed, fossils and one live seed, fossils alone, nothing.
-    In the last epoch: every subset, up to `MAX_FACTORIAL_SEEDS` seeds.
+    In the last epoch also: every subset, up to `MAX_FACTORIAL_SEEDS` seeds; of more seeds what `sample` names.
     """
     everything = tuple(sorted({*live, *fossils}))
     wanted = [everything, tuple(sorted(fossils)), ()]
@@ -27,6 +33,8 @@ def plan_configurations(live: Sequence[int], fossils: Sequence[int], *, is_last:
         wanted.append(tuple(sorted({*fossils, slot})))
     if is_last and len(everything) <= MAX_FACTORIAL_SEEDS:
         wanted += [subset for size in range(1, len(everything)) for subset in combinations(everything, size)]
+    elif is_last and sample is not None:
+        wanted += sample(everything)
     return tuple(dict.fromkeys(wanted))
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from esper.leyline.reports import LayerReport, SlotReport
+from esper.leyline.traits import OptimizerState
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from esper.kasmina.grad_probe import HostProbe
     from esper.kasmina.model import MorphogeneticModel
 
@@ -24,6 +27,13 @@ def layer_reports(model: MorphogeneticModel, measured: HostProbe) -> tuple[Layer
         )
         for spec, layer in zip(model.host.layer_specs(), measured.layers, strict=True)
     )
+
+
+def optimizer_state(optimizer: Optimizer) -> OptimizerState:
+    """Family and momentum of the optimizer of a host; the first beta counts as momentum."""
+    settings = optimizer.param_groups[0]
+    momentum = settings["betas"][0] if "betas" in settings else settings.get("momentum")
+    return OptimizerState(type(optimizer).__name__.lower(), momentum)
 
 
 def slot_reports(model: MorphogeneticModel, measured: HostProbe) -> tuple[SlotReport, ...]:

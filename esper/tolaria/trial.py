@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from esper.kasmina.gates import GATE_OF_STAGE, evaluate_gate
+from esper.kasmina.gradients import gradient_flow
 from esper.kasmina.snapshot import Snapshot
 from esper.kasmina.surgery import GrowthTransaction
 from esper.leyline.actions import FactoredAction, LifecycleOp
-from esper.leyline.reports import Counterfactuals, EpochTimings, StageTransition, TrialReport
+from esper.leyline.reports import ClosedGate, Counterfactuals, EpochTimings, GradientFlow, StageTransition, TrialReport
 from esper.leyline.rng import SeedTree
-from esper.leyline.schemas import GovernorVerdict
+from esper.leyline.schemas import GateLevel, GovernorVerdict
 from esper.leyline.stages import SeedStage
 from esper.tolaria.counterfactual import leave_one_out, plan_configurations, solo
 from esper.tolaria.engine.base import EpochResult, Evaluate, Evaluation, OneByOne, Probe, TrainEpoch
 from esper.tolaria.history import SignalHistory
 from esper.tolaria.lockstep import Turn, take_turns
-from esper.tolaria.measure import layer_reports, slot_reports
+from esper.tolaria.measure import layer_reports, optimizer_state, slot_reports
 from esper.tolaria.tasks.base import Context, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from esper.kasmina.config import GrowthConfig
     from esper.kasmina.grad_probe import HostProbe
     from esper.kasmina.model import MorphogeneticModel
+    from esper.leyline.reports import SeedStateReport
     from esper.tolaria.engine.base import Engine, Trainer
     from esper.tolaria.governor import TolariaGovernor
 
@@ -42,6 +45,18 @@ class EpisodeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Measuring:
+    """What is measured for the record. Nothing of it moves a decision, a reward or a weight."""
+
+    timing_epochs: int = 0
+    """Host epochs from one timing of the parts of training steps to the next, from the first; 0 never."""
+    gradient_flow_epochs: int = 0
+    """The same for the gradient of every layer."""
+    attribution: Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]] | None = None
+    """Sets of slots to evaluate in the last epoch for seeds too many to try every subset of."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Epoch:
     """What is known at the end of an epoch."""
 
@@ -52,6 +67,7 @@ class _Epoch:
     counterfactuals: Counterfactuals | None = None
     """None also after a rollback: the network that was measured is gone."""
     transitions: tuple[StageTransition, ...] = ()
+    flow: GradientFlow | None = None
 
 
 class Trial:
@@ -64,13 +80,24 @@ class Trial:
     Several trials move together in a `TrialBatch`, which lets one trainer answer the calls of all their turns.
     """
 
-    def __init__(self, request: EpisodeRequest, context: Context, engine: Engine, governor: TolariaGovernor, *, max_epochs: int) -> None:
+    def __init__(
+        self,
+        request: EpisodeRequest,
+        context: Context,
+        engine: Engine,
+        governor: TolariaGovernor,
+        *,
+        max_epochs: int,
+        measuring: Measuring | None = None,
+    ) -> None:
         self.request = request
         self.context = context
         self._engine = engine
         self._model = engine.model
         self._governor = governor
         self._max_epochs = max_epochs
+        self._measuring = measuring or Measuring()
+        self._closed: dict[str, tuple[GateLevel, tuple[str, ...]]] = {}
         self._history = SignalHistory()
         self._snapshot: Snapshot | None = None
         self._report: TrialReport | None = None
@@ -134,12 +161,13 @@ class Trial:
         if before.done:
             raise RuntimeError(f"the episode of env {before.env_id} ended at epoch {before.epoch}")
         transitions = self._apply(action, before.val_accuracy)
-        result: EpochResult = yield TrainEpoch(before.epoch)
+        result: EpochResult = yield TrainEpoch(before.epoch, is_timed=is_due(before.epoch, self._measuring.timing_epochs))
+        flow = self._gradient_flow(result) if is_due(before.epoch, self._measuring.gradient_flow_epochs) else None
         self._history.record_training(result.loss, result.accuracy, result.num_batches)
         is_last = before.epoch + 1 == self._max_epochs
         fossils = self._model.fossil_slots()
         live = tuple(slot for slot in self._model.live_slots() if slot not in fossils)
-        configurations = plan_configurations(live, fossils, is_last=is_last)
+        configurations = plan_configurations(live, fossils, is_last=is_last, sample=self._measuring.attribution)
         evaluation: Evaluation = yield Evaluate("val", configurations)
         table = Counterfactuals(configurations, evaluation.accuracies)
         verdict = self._governor.judge(result.loss, evaluation.losses[0])
@@ -151,7 +179,8 @@ class Trial:
             if verdict.is_healthy:
                 self._snapshot = self._model.snapshot()
         self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
-        epoch = _Epoch(before.epoch + 1, evaluation, result, verdict, table if verdict.panic is None else None, transitions)
+        table_of_kept = table if verdict.panic is None else None
+        epoch = _Epoch(before.epoch + 1, evaluation, result, verdict, table_of_kept, transitions, flow)
         return (yield from self._finish(epoch))
 
     def _apply(self, action: FactoredAction, val_accuracy: float) -> tuple[StageTransition, ...]:
@@ -162,6 +191,19 @@ class Trial:
         if any(transition.to_stage is SeedStage.FOSSILIZED for transition in transitions):
             self._protect_fossils()
         return transitions
+
+    def _gradient_flow(self, result: EpochResult) -> GradientFlow | None:
+        """Gradients of the epoch's last step; where they were clipped, as they were before."""
+        limit, norm = self._engine.config.max_grad_norm, result.gradient_norm
+        scale = 1.0 if limit is None or norm is None else max(1.0, norm / limit)
+        return gradient_flow(self._model.named_parameters(), scale=scale)
+
+    def _newly_closed_gates(self) -> tuple[ClosedGate, ...]:
+        found = closed_gates(self._model.seed_reports(), self._model.config)
+        verdicts = {closed.seed_id: (closed.gate.gate, closed.gate.checks_failed) for closed in found}
+        news = tuple(closed for closed in found if self._closed.get(closed.seed_id) != verdicts[closed.seed_id])
+        self._closed = verdicts
+        return news
 
     def _protect_fossils(self) -> None:
         """Remember a new fossil's weights before it trains on, so that a rollback finds them whole."""
@@ -223,13 +265,38 @@ class Trial:
             transitions=epoch.transitions,
             counterfactuals=epoch.counterfactuals,
             verdict=epoch.verdict,
-            timings=EpochTimings(
-                host_epoch_time_ms=1e3 * result.wall_sec if result else None,
-                evaluation_time_ms=1e3 * (epoch.evaluation.wall_sec + (test.wall_sec if test else 0.0)),
-            ),
+            timings=_timings(epoch, test),
             done=done,
             test_accuracy=test.accuracies[0] if test else None,
+            gradient_flow=epoch.flow,
+            closed_gates=self._newly_closed_gates(),
+            optimizer=optimizer_state(self._engine.optimizer),
         )
+
+
+def is_due(epoch: int, every: int) -> bool:
+    """Whether `epoch` is the first, or a whole number of periods after it; never where the period is 0."""
+    return every > 0 and epoch % every == 0
+
+
+def closed_gates(seeds: Sequence[SeedStateReport | None], config: GrowthConfig) -> tuple[ClosedGate, ...]:
+    """Gates that keep seeds in their stages, in slot order."""
+    asked = [seed for seed in seeds if seed is not None and seed.stage in GATE_OF_STAGE]
+    results = [(seed, evaluate_gate(GATE_OF_STAGE[seed.stage], seed, config)) for seed in asked]
+    return tuple(ClosedGate(seed.slot_id, seed.seed_id, result) for seed, result in results if not result.passed)
+
+
+def _timings(epoch: _Epoch, test: Evaluation | None) -> EpochTimings:
+    result = epoch.result
+    steps = result.step_times if result else None
+    return EpochTimings(
+        host_epoch_time_ms=1e3 * result.wall_sec if result else None,
+        evaluation_time_ms=1e3 * (epoch.evaluation.wall_sec + (test.wall_sec if test else 0.0)),
+        forward_time_ms=1e3 * steps.forward_sec if steps else None,
+        backward_time_ms=1e3 * steps.backward_sec if steps else None,
+        optimizer_step_time_ms=1e3 * steps.optimizer_sec if steps else None,
+        data_transfer_time_ms=1e3 * steps.transfer_sec if steps else None,
+    )
 
 
 class TrialBatch:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.actions import CAUSAL_MASK, NUM_HEADS, Head, LifecycleOp
+from esper.leyline.schemas import RiskLevel
 
 if TYPE_CHECKING:
     from esper.leyline.graph import GraphBatch
@@ -27,6 +28,7 @@ class FakeEvaluation(NamedTuple):
     entropy: Tensor
     num_legal: Tensor
     value: Tensor
+    risk_logits: Tensor
 
 
 class FakePolicy(nn.Module):
@@ -41,6 +43,7 @@ class FakePolicy(nn.Module):
         self.slot = nn.Linear(hidden, len(LifecycleOp) * num_slots)
         self.value_body = nn.Sequential(nn.Linear(num_channels, hidden), nn.Tanh())
         self.value_out = nn.Linear(hidden, 1)
+        self.risk_out = nn.Linear(num_channels, len(RiskLevel))
         for layer in (self.op, self.slot):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -79,7 +82,8 @@ class FakePolicy(nn.Module):
         entropy = torch.zeros(len(chosen), NUM_HEADS)
         columns = {Head.OP: op_logp, Head.SLOT: of_op}
         entropy = torch.stack([_entropy(columns[h], num_legal[:, h]) if h in columns else entropy[:, h] for h in Head], dim=1)
-        return FakeEvaluation(head.sum(1), head, entropy, num_legal, value)
+        risk = self.risk_out(torch.from_numpy(batch.nodes["layer"][:, : self.num_channels]))
+        return FakeEvaluation(head.sum(1), head, entropy, num_legal, value, risk)
 
 
 def _masked(logits: Tensor, mask: np.ndarray) -> Tensor:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from esper.kasmina.gradients import read_gradients
+from esper.kasmina.gradients import gradient_flow, read_gradients
 
 
 def with_gradient(*values: float) -> Tensor:
@@ -54,3 +54,32 @@ def test_a_host_without_gradient_gives_no_ratio() -> None:
     reading = read_gradients([with_gradient(0.0)], [[with_gradient(1.0)]])[0]
     assert reading is not None
     assert reading.ratio is None
+
+
+def test_gradient_flow_is_told_layer_by_layer() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1), nn.Linear(1, 1))
+    for index, (weight, bias) in enumerate((([[3.0, 0.0], [0.0, 0.0]], [0.0, 4.0]), ([[0.0, 0.5]], [0.0]))):
+        net[index].weight.grad, net[index].bias.grad = torch.tensor(weight), torch.tensor(bias)
+    flow = gradient_flow(net.named_parameters())
+    assert flow is not None
+    assert flow.norm_per_layer == pytest.approx({"0": 5.0, "1": 0.5})
+    assert flow.zero_fraction == pytest.approx(6 / 9)
+    assert flow.norm_ratio == pytest.approx(10.0)
+    assert flow.nan_layers == ()
+    doubled = gradient_flow(net.named_parameters(), scale=2.0)
+    assert doubled is not None
+    assert doubled.norm_per_layer == pytest.approx({"0": 10.0, "1": 1.0})
+
+
+def test_a_broken_layer_is_named_and_does_not_spoil_the_ratio() -> None:
+    net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    for layer, value in zip(net, (1.0, float("nan")), strict=True):
+        layer.weight.grad, layer.bias.grad = torch.full((1, 1), value), torch.zeros(1)
+    flow = gradient_flow(net.named_parameters())
+    assert flow is not None
+    assert flow.nan_layers == ("1",)
+    assert flow.norm_ratio == 1.0
+
+
+def test_without_a_backward_pass_nothing_flows() -> None:
+    assert gradient_flow(nn.Linear(1, 1).named_parameters()) is None

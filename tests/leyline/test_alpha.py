@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.leyline.alpha import BLENDING_METHODS, AlphaCurve, curve_at
+from esper.leyline.alpha import BLENDING_METHODS, METHOD_OF_CURVE, AlphaCurve, curve_at
 
 PROGRESS = st.floats(0.0, 1.0)
 
@@ -50,3 +50,9 @@ def test_a_sharper_sigmoid_stays_lower_before_the_middle() -> None:
 
 def test_the_first_four_curves_are_the_blending_methods() -> None:
     assert tuple(AlphaCurve(i).name.lower() for i in range(4)) == BLENDING_METHODS
+
+
+def test_every_curve_belongs_to_a_blending_method() -> None:
+    assert set(METHOD_OF_CURVE) == set(AlphaCurve)
+    assert set(METHOD_OF_CURVE.values()) == set(BLENDING_METHODS)
+    assert all(METHOD_OF_CURVE[AlphaCurve(i)] == method for i, method in enumerate(BLENDING_METHODS))

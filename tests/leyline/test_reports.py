@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from esper.leyline.reports import Counterfactuals, EpisodeOutcome, FieldReport, SeedMetrics
+from esper.leyline.reports import Counterfactuals, EpisodeOutcome, FieldOutcome, FieldReport, SeedLife, SeedMetrics
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import EpisodeOutcomePayload
 
@@ -26,12 +26,8 @@ def test_counterfactuals_answer_for_what_was_evaluated() -> None:
         matrix.accuracy_of((2,))
 
 
-def test_a_field_report_tells_what_a_life_gained() -> None:
-    report = FieldReport(
-        report_id="r",
-        seed_id="s",
-        slot_id="r0c0",
-        blueprint_id="conv",
+def test_a_life_tells_what_it_gained() -> None:
+    life = SeedLife(
         final_stage=SeedStage.PRUNED,
         success=False,
         germinated_epoch=1,
@@ -41,7 +37,10 @@ def test_a_field_report_tells_what_a_life_gained() -> None:
         accuracy_at_completion=48.5,
         best_accuracy=51.0,
     )
-    assert report.total_improvement == -1.5
+    assert life.total_improvement == -1.5
+    report = FieldReport("r", FieldOutcome.REGRESSION, "gnn_v1", 8, {}, seed_id="s", slot_id="r0c0", life=life)
+    assert report.command_id is None
+    assert report.issued_at.tzinfo is not None
 
 
 def test_an_outcome_is_told_without_renaming() -> None:

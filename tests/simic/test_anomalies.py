@@ -1,64 +1,136 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper.leyline.reports import Counterfactuals
 from esper.leyline.rng import SeedTree
 from esper.leyline.telemetry.event import TelemetryEventType
-from esper.simic.anomalies import suspected_reward_hacking, update_anomalies
+from esper.simic.anomalies import COLLAPSE_UPDATES, DRIFT_UPDATES, Anomaly, UpdateMonitor, anomaly_payload, update_anomalies
 from esper.simic.config import PPOConfig
 from esper.simic.learner import Learner
 from tests.fakes.policy import FakePolicy
-from tests.simic.reports import make_report, make_seed
 from tests.simic.world import NUM_CHANNELS, NUM_SLOTS, World, play_round
 
 if TYPE_CHECKING:
+    from esper.simic.passes import PassReport
     from esper.simic.update_report import UpdateReport
 
 
-def make_update() -> UpdateReport:
+@pytest.fixture(scope="module")
+def healthy() -> UpdateReport:
     with SeedTree(0).torch_scope():
         learner = Learner(FakePolicy(NUM_CHANNELS, NUM_SLOTS), PPOConfig(epochs=2), SeedTree(0))
     play_round(World(0), learner, 0, groups=(0,))
     return learner.update()
 
 
-def test_a_healthy_update_raises_no_alarm() -> None:
-    assert update_anomalies(make_update()) == ()
+def second_pass(report: UpdateReport, **changes: dict[str, Any]) -> UpdateReport:
+    """The update with other figures in its second pass: of the pass, of its policy, of its gradients."""
+    done = report.passes[1]
+    parts: dict[str, Any] = {part: replace(getattr(done, part), **changes[part]) for part in ("policy", "gradients") if part in changes}
+    sick: PassReport = replace(done, **parts, **changes.get("done", {}))
+    return replace(report, passes=(report.passes[0], sick))
 
 
-def test_every_fault_is_named_with_its_pass_and_evidence() -> None:
-    report = make_update()
-    sick = replace(
-        report.passes[1],
-        value_loss=9.0,
-        policy=replace(report.passes[1].policy, ratio_min=0.01, ratio_max=30.0),
-        gradients=replace(report.passes[1].gradients, nan_grad_count=2, pre_clip_grad_norm=500.0),
-    )
-    found = update_anomalies(replace(report, passes=(report.passes[0], sick)))
-    assert {anomaly.event_type for anomaly in found} == {
-        TelemetryEventType.RATIO_EXPLOSION_DETECTED,
-        TelemetryEventType.RATIO_COLLAPSE_DETECTED,
-        TelemetryEventType.VALUE_COLLAPSE_DETECTED,
-        TelemetryEventType.NUMERICAL_INSTABILITY_DETECTED,
-        TelemetryEventType.GRADIENT_ANOMALY,
-    }
-    assert {anomaly.pass_index for anomaly in found} == {2}
-    assert all(anomaly.evidence for anomaly in found)
+def kinds(found: tuple[Anomaly, ...]) -> set[tuple[str, str]]:
+    return {(anomaly.event_type.name, anomaly.name) for anomaly in found}
+
+
+def test_a_healthy_update_raises_no_alarm(healthy: UpdateReport) -> None:
+    monitor = UpdateMonitor()
+    assert [monitor.look(healthy) for _ in range(10)] == [()] * 10
 
 
 @pytest.mark.parametrize(
-    ("contribution", "all_off", "pattern"),
-    [(2.0, 51.0, "ransomware"), (12.0, 48.0, "attribution_ratio"), (2.0, 48.0, None), (None, 51.0, None), (0.05, 51.0, None)],
+    ("changes", "event_type", "name", "severity"),
+    [
+        ({"policy": {"ratio_p99": 5.1, "ratio_max": 30.0}}, "RATIO_EXPLOSION_DETECTED", "ratio_explosion", "warning"),
+        ({"policy": {"ratio_max": float("inf")}}, "RATIO_EXPLOSION_DETECTED", "ratio_explosion", "error"),
+        ({"policy": {"ratio_p01": 0.09, "ratio_min": 0.01}}, "RATIO_COLLAPSE_DETECTED", "ratio_collapse", "warning"),
+        ({"policy": {"kl_divergence": 0.11}}, "RATIO_EXPLOSION_DETECTED", "kl_spike", "warning"),
+        ({"policy": {"kl_divergence": 0.51}}, "RATIO_EXPLOSION_DETECTED", "kl_spike", "error"),
+        ({"done": {"value_loss": 5.1}}, "VALUE_COLLAPSE_DETECTED", "value_collapse", "warning"),
+        ({"gradients": {"nan_grad_count": 2}}, "NUMERICAL_INSTABILITY_DETECTED", "numerical_instability", "error"),
+        ({"gradients": {"inf_grad_count": 1}}, "NUMERICAL_INSTABILITY_DETECTED", "numerical_instability", "error"),
+        ({"done": {"policy_loss": float("nan")}}, "NUMERICAL_INSTABILITY_DETECTED", "numerical_instability", "error"),
+        ({"policy": {"numerical_stability_score": 0.8}}, "NUMERICAL_INSTABILITY_DETECTED", "log_prob_underflow", "warning"),
+        ({"gradients": {"pre_clip_grad_norm": 51.0}}, "GRADIENT_ANOMALY", "gradient_norm", "warning"),
+        ({"gradients": {"pre_clip_grad_norm": 101.0}}, "GRADIENT_ANOMALY", "gradient_norm", "error"),
+        ({"gradients": {"dead_layers": 99}}, "GRADIENT_PATHOLOGY_DETECTED", "gradient_pathology", "warning"),
+        ({"gradients": {"exploding_layers": 99}}, "GRADIENT_PATHOLOGY_DETECTED", "gradient_pathology", "warning"),
+        ({"gradients": {"grad_nan_layers": ("op.weight",)}}, "GRADIENT_PATHOLOGY_DETECTED", "gradient_pathology", "warning"),
+        ({"policy": {"entropy": 0.09}}, "GRADIENT_ANOMALY", "entropy_collapse", "warning"),
+    ],
 )
-def test_credit_that_the_gain_does_not_explain_is_suspected(contribution: float | None, all_off: float, pattern: str | None) -> None:
-    table = Counterfactuals(((),), (all_off,))
-    found = suspected_reward_hacking(make_report(make_seed(contribution=contribution), val_accuracy=50.0, counterfactuals=table))
-    assert [payload.pattern for payload in found] == ([pattern] if pattern else [])
+def test_each_fault_is_named_with_its_pass_and_evidence(
+    changes: dict[str, Any], event_type: str, name: str, severity: str, healthy: UpdateReport
+) -> None:
+    (found,) = update_anomalies(second_pass(healthy, **changes))
+    assert (found.event_type.name, found.name, found.severity, found.pass_index) == (event_type, name, severity, 2)
+    assert found.evidence
+    assert found.detail
 
 
-def test_nothing_is_suspected_without_counterfactuals() -> None:
-    assert suspected_reward_hacking(make_report(make_seed(contribution=50.0))) == ()
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": {"ratio_max": 9.0, "ratio_min": 0.01}},
+        {"policy": {"kl_divergence": 0.1}},
+        {"done": {"value_loss": 5.0}},
+        {"gradients": {"pre_clip_grad_norm": 50.0}},
+        {"gradients": {"dead_layers": 1}},
+    ],
+)
+def test_what_is_just_within_bounds_raises_no_alarm(changes: dict[str, Any], healthy: UpdateReport) -> None:
+    assert update_anomalies(second_pass(healthy, **changes)) == ()
+
+
+def test_a_bellman_error_is_judged_by_the_spread_of_the_returns(healthy: UpdateReport) -> None:
+    wild = replace(healthy.values, bellman_error=5.1, return_std=1.0)
+    assert kinds(update_anomalies(replace(healthy, values=wild))) == {("VALUE_COLLAPSE_DETECTED", "bellman_error")}
+    assert update_anomalies(replace(healthy, values=replace(wild, return_std=2.0))) == ()
+    assert update_anomalies(replace(healthy, values=wild, is_std_floored=True)) == ()
+
+
+def collapsed(report: UpdateReport, entropy: float | None) -> UpdateReport:
+    heads = report.passes[1].policy.heads
+    return second_pass(report, policy={"heads": {**heads, "blueprint": replace(heads["blueprint"], entropy=entropy)}})
+
+
+def test_a_head_is_told_once_when_it_stays_collapsed_and_again_after_it_recovered(healthy: UpdateReport) -> None:
+    monitor = UpdateMonitor()
+    low, middling, well = (collapsed(healthy, entropy) for entropy in (0.04, 0.06, 0.08))
+    told = [
+        kinds(monitor.look(report)) for report in (*[low] * (COLLAPSE_UPDATES + 2), middling, low, low, well, *[low] * COLLAPSE_UPDATES)
+    ]
+    alarm = {("GRADIENT_ANOMALY", "head_collapse")}
+    assert [index for index, found in enumerate(told) if found == alarm] == [2, len(told) - 1]
+    assert sum(map(len, told)) == 2
+
+
+def test_a_head_without_choices_never_collapses(healthy: UpdateReport) -> None:
+    monitor = UpdateMonitor()
+    assert all(monitor.look(collapsed(healthy, None)) == () for _ in range(5))
+
+
+def test_a_gradient_far_from_what_is_usual_is_told(healthy: UpdateReport) -> None:
+    def with_norm(norm: float) -> UpdateReport:
+        return replace(healthy, passes=tuple(replace(p, gradients=replace(p.gradients, pre_clip_grad_norm=norm)) for p in healthy.passes))
+
+    monitor = UpdateMonitor()
+    assert all(monitor.look(with_norm(2.0)) == () for _ in range(DRIFT_UPDATES))
+    assert monitor.look(with_norm(6.0)) == ()
+    assert kinds(monitor.look(with_norm(20.0))) == {("GRADIENT_ANOMALY", "gradient_drift")}
+    young = UpdateMonitor()
+    assert [young.look(with_norm(norm)) for norm in (20.0, 1.0)] == [(), ()]
+
+
+@pytest.mark.parametrize(("kind", "column"), [("gradient", "gradient_stats"), ("stability", "stability"), ("ratio", "ratio_diagnostic")])
+def test_evidence_is_told_under_what_it_is_about(kind: Any, column: str) -> None:
+    anomaly = Anomaly(TelemetryEventType.GRADIENT_ANOMALY, "gradient_norm", 3, "too large", kind, {"x": 1.0})
+    payload = anomaly_payload(anomaly, batch=7, episode=112, total_episodes=160)
+    assert (payload.anomaly_type, payload.batch, payload.episode, payload.inner_epoch) == ("gradient_norm", 7, 112, 3)
+    told = {name: getattr(payload, name) for name in ("gradient_stats", "stability", "ratio_diagnostic")}
+    assert told == dict.fromkeys(told) | {column: {"x": 1.0}}

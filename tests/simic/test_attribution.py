@@ -14,8 +14,10 @@ from esper.simic.attribution import (
     antithetic_orders,
     configurations_of,
     pair_interactions,
+    sampled_orders,
     shapley_exact,
     shapley_sampled,
+    shapley_values,
 )
 
 
@@ -100,3 +102,21 @@ def test_an_unmeasured_configuration_is_named() -> None:
 def test_interactions_use_solo_accuracies_and_skip_what_was_not_measured() -> None:
     table = Counterfactuals(((), (0,), (1,), (0, 1), (2,)), (10.0, 20.0, 25.0, 50.0, 11.0))
     assert pair_interactions(table, (0, 1, 2)) == {(0, 1): 15.0}
+
+
+@pytest.mark.parametrize("num_slots", [1, 4, 5, 7])
+def test_values_are_exact_for_few_seeds_and_sampled_for_many(num_slots: int) -> None:
+    slots = tuple(range(num_slots))
+    full = random_table(slots, 1)
+    needed = configurations_of(sampled_orders(slots, np.random.default_rng(5))) if num_slots > 4 else all_configurations(slots)
+    ordered = tuple(sorted(needed, key=len, reverse=True))
+    table = Counterfactuals(ordered, tuple(full.accuracy_of(c) for c in ordered))
+    found = shapley_values(table, np.random.default_rng(5))
+    assert sum(v.value for v in found) == pytest.approx(full.accuracy_of(slots) - full.accuracy_of(()))
+    assert all((v.standard_error == 0.0) == (num_slots <= 4) for v in found)
+
+
+@pytest.mark.parametrize(("num_slots", "most"), [(5, 2**5), (8, 2 * 10 * 9), (30, 300), (100, 210)])
+def test_a_sample_stays_affordable(num_slots: int, most: int) -> None:
+    orders = sampled_orders(range(num_slots), np.random.default_rng(0))
+    assert 1 <= len(configurations_of(orders)) <= most

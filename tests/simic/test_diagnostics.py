@@ -10,7 +10,10 @@ from esper.simic.diagnostics import (
     choice_diagnostics,
     correlation,
     explained_variance,
+    kurtosis,
+    operation_diagnostics,
     policy_diagnostics,
+    skewness,
     value_diagnostics,
 )
 from esper.simic.gradients import LayerGradients, StepGradient, gradient_diagnostics, layer_gradients
@@ -137,3 +140,95 @@ def test_a_pass_whose_every_step_overflowed_was_skipped() -> None:
     assert told.update_skipped
     assert told.grad_norm == float("inf")
     assert told.pre_clip_grad_norm is None
+
+
+def test_moments_of_known_distributions() -> None:
+    drawn = np.random.default_rng(0).exponential(size=200_000)
+    assert skewness(drawn) == pytest.approx(2.0, abs=0.1)
+    assert kurtosis(drawn) == pytest.approx(6.0, abs=0.8)
+    assert kurtosis(np.array([-1.0, 1.0])) == -2.0
+    assert skewness(np.ones(5)) is None
+    assert kurtosis(np.ones(5)) is None
+
+
+def test_value_figures_have_the_units_they_claim() -> None:
+    returns = np.arange(11.0)
+    flat = value_diagnostics(np.full(11, 5.0), returns, advantage=returns - 7.0, td_error=np.array([3.0, -4.0] + [0.0] * 9))
+    assert (flat.return_p10, flat.return_p50, flat.return_p90) == (1.0, 5.0, 9.0)
+    assert flat.value_nrmse == pytest.approx(1.0)
+    assert flat.bellman_error == pytest.approx(25.0 / 11.0)
+    assert flat.advantage_positive_ratio == pytest.approx(3.0 / 11.0)
+    assert flat.return_skew == pytest.approx(0.0)
+    assert not flat.ev_low_return_variance
+
+
+def test_returns_that_hardly_vary_are_flagged_instead_of_divided_by() -> None:
+    found = value_diagnostics(np.zeros(4), np.full(4, 2.0), advantage=np.zeros(4), td_error=np.zeros(4))
+    assert found.ev_low_return_variance
+    assert found.value_nrmse is None
+    assert found.explained_variance is None
+    assert found.return_skew is None
+    assert found.advantage_kurtosis is None
+
+
+def test_operations_are_worth_the_mean_return_after_them() -> None:
+    ops = np.array([LifecycleOp.WAIT, LifecycleOp.WAIT, LifecycleOp.GERMINATE, LifecycleOp.WAIT])
+    legal = np.zeros((4, len(LifecycleOp)), dtype=bool)
+    legal[:, LifecycleOp.WAIT] = legal[:3, LifecycleOp.GERMINATE] = True
+    found = operation_diagnostics(ops, np.array([1.0, 2.0, 5.0, 99.0]), is_legal=legal, is_forced=np.array([False, False, False, True]))
+    assert found.op_q_values == {"WAIT": 1.5, "GERMINATE": 5.0}
+    assert found.op_valid_mask["GERMINATE"] == 1.0
+    assert found.op_valid_mask["PRUNE"] == 0.0
+    assert found.q_spread == 3.5
+    assert found.q_variance == pytest.approx(1.75**2)
+
+
+def test_one_operation_alone_has_no_spread() -> None:
+    legal = np.ones((2, len(LifecycleOp)), dtype=bool)
+    found = operation_diagnostics(np.zeros(2, dtype=np.int64), np.ones(2), is_legal=legal, is_forced=np.zeros(2, dtype=bool))
+    assert found.q_spread is None
+    forced = operation_diagnostics(np.zeros(2, dtype=np.int64), np.ones(2), is_legal=legal, is_forced=np.ones(2, dtype=bool))
+    assert forced.op_q_values == forced.op_valid_mask == {}
+
+
+def test_ratios_beyond_the_clip_range_are_told_by_side_and_head() -> None:
+    old, new = torch.zeros(100, NUM_HEADS), torch.zeros(100, NUM_HEADS)
+    new[:2, Head.OP], new[2:5, Head.SLOT] = 2.0, -2.0
+    mask = torch.ones(100, NUM_HEADS, dtype=torch.bool)
+    available = mask.clone()
+    available[:40, Head.SLOT] = False
+    found = policy_diagnostics(new, old, entropy=torch.ones(100, NUM_HEADS), is_available=available, is_active=mask, clip=0.2)
+    assert found.clip_fraction_positive == pytest.approx(0.02)
+    assert found.clip_fraction_negative == pytest.approx(0.03)
+    assert found.clip_fraction == pytest.approx(0.05)
+    assert found.heads["op"].ratio_max == pytest.approx(np.exp(2.0))
+    assert found.heads["slot"].ratio_max == 1.0
+    assert found.heads["slot"].learnable_fraction == pytest.approx(0.6)
+    assert found.ratio_p01 is not None
+    assert found.ratio_p99 is not None
+    assert found.ratio_max is not None
+    assert found.ratio_p01 < 1.0 < found.ratio_p99 < found.ratio_max + 1e-6
+    assert not any(found.head_nan_detected.values())
+
+
+def test_broken_heads_are_named() -> None:
+    new = torch.zeros(3, NUM_HEADS)
+    new[0, Head.TEMPO], new[1, Head.STYLE] = float("nan"), float("-inf")
+    mask = torch.ones(3, NUM_HEADS, dtype=torch.bool)
+    found = policy_diagnostics(new, torch.zeros_like(new), entropy=torch.ones_like(new), is_available=mask, is_active=mask, clip=0.2)
+    assert [name for name, is_broken in found.head_nan_detected.items() if is_broken] == ["tempo"]
+    assert [name for name, is_broken in found.head_inf_detected.items() if is_broken] == ["style"]
+
+
+def test_forced_steps_are_told_apart() -> None:
+    actions = np.zeros((4, NUM_HEADS), dtype=np.int64)
+    actions[0, Head.OP] = LifecycleOp.GERMINATE
+    found = choice_diagnostics(actions, np.array([-3.0, -1.0, 0.0, 0.0]), np.array([False, False, True, True]))
+    assert (found.forced_step_ratio, found.usable_actor_timesteps, found.decision_density) == (0.5, 2, 0.5)
+    assert (found.log_prob_min, found.log_prob_max) == (-3.0, -1.0)
+
+
+def test_variation_of_the_steps_norms() -> None:
+    none = LayerGradients({}, 0, 0, None)
+    assert gradient_diagnostics([StepGradient(1.0, 5.0), StepGradient(3.0, 5.0)], none, 0, 0).gradient_cv == pytest.approx(2**0.5 / 2)
+    assert gradient_diagnostics([StepGradient(1.0, 5.0)], none, 0, 0).gradient_cv is None

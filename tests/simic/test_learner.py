@@ -21,6 +21,7 @@ from tests.fakes.policy import FakeEvaluation, FakePolicy
 from tests.simic.world import NUM_CHANNELS, NUM_SLOTS, Episode, World, play_round
 
 if TYPE_CHECKING:
+    from esper.leyline.graph import GraphBatch
     from esper.leyline.rollout import DecisionBatch, StepBatch
 
 WORLD = World(0)
@@ -52,6 +53,20 @@ def assert_same(a: Learner, b: Learner) -> None:
     for name, tensor in ours.items():
         np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
     assert a.state_json() == b.state_json()
+
+
+def test_a_restored_learner_keeps_its_own_settings() -> None:
+    donor = make_learner()
+    train(donor, range(2))
+    other = replace(FAST, learning_rate=0.003, entropy_coef=0.07, entropy_coef_final=0.07, adam_epsilon=1e-7, normaliser_decay=0.5)
+    learner = make_learner(other, make_policy(seed=1))
+    learner.load_state(donor.state_tensors(), json.loads(json.dumps(donor.state_json())))
+    play_round(WORLD, learner, 2)
+    report = learner.update()
+    assert report.settings.learning_rate == 0.003
+    assert report.settings.entropy_coef == 0.07
+    assert learner.state_json()["normaliser"]["decay"] == 0.5
+    assert report.version == 3
 
 
 @pytest.mark.parametrize("popart", [False, True])
@@ -271,9 +286,39 @@ def test_payloads_tell_every_pass() -> None:
     assert payloads[0].head_blueprint_kl == 0.0
     assert payloads[0].head_tempo_entropy is None
     unmeasured = {f.name for f in fields(TamiyoPolicyUpdatePayload) if getattr(payloads[0], f.name) is None}
-    allowed = {"loss_scale", "loss_scale_updates", "amp_overflow_count", "grad_scaler_state", "env_steps", "early_stop_epoch"}
-    heads = {f"head_{name}_{metric}" for name in HEAD_NAMES for metric in ("grad_norm", "entropy", "kl", "clip_fraction")}
+    allowed = {
+        "loss_scale",
+        "loss_scale_updates",
+        "amp_overflow_count",
+        "grad_scaler_state",
+        "env_steps",
+        "early_stop_epoch",
+        "rollback_count",
+        "gradient_cv",
+    }
+    heads = {f"head_{name}_{metric}" for name in HEAD_NAMES for metric in ("grad_norm", "entropy", "kl", "clip_fraction", "ratio_max")}
     assert unmeasured <= allowed | heads
+
+
+def test_norms_move_once_an_update_after_the_policy_has_learned() -> None:
+    class Normalising(FakePolicy):
+        def __init__(self) -> None:
+            super().__init__(NUM_CHANNELS, NUM_SLOTS)
+            self.log: list[int] = []
+
+        def evaluate(self, batch: GraphBatch, actions: np.ndarray) -> FakeEvaluation:
+            self.log.append(0)
+            return super().evaluate(batch, actions)
+
+        def update_norms(self, observations: GraphBatch) -> None:
+            self.log.append(len(observations))
+
+    policy = Normalising()
+    learner = make_learner(policy=policy)
+    play_round(WORLD, learner, 0)
+    report = learner.update()
+    assert policy.log[-1] == report.num_transitions
+    assert set(policy.log[:-1]) == {0}
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])

@@ -33,6 +33,15 @@ def test_it_follows_returns_that_move() -> None:
     assert normaliser.std == pytest.approx(1.0)
 
 
+def test_another_pace_keeps_mean_and_spread() -> None:
+    normaliser = ReturnNormaliser(0.9).updated(np.array([1.0, 2.0])).updated(np.array([5.0, 9.0]))
+    changed = normaliser.with_decay(0.3)
+    assert (changed.mean, changed.std) == pytest.approx((normaliser.mean, normaliser.std))
+    assert changed.updated(np.array([100.0])).mean > normaliser.updated(np.array([100.0])).mean
+    assert normaliser.with_decay(0.9) is normaliser
+    assert ReturnNormaliser(0.9).with_decay(0.1).mean == 0.0
+
+
 def test_before_the_first_round_nothing_is_changed() -> None:
     values = np.array([1.5, -2.0], dtype=np.float32)
     np.testing.assert_array_equal(ReturnNormaliser(0.9).normalise(values), values)

@@ -27,6 +27,9 @@ MOVES = (
 )
 """FOSSILIZE ends the episode; PRUNE is not legal in state 0; in state 2 only WAIT is legal at step 1."""
 
+SETBACK = (0.0, 3.0, 20.0)
+"""Points by which growth sets a trial back in the step that leaves a state."""
+
 
 class Actor(Protocol):
     def act(self, step: StepBatch, *, greedy: bool = False) -> DecisionBatch: ...
@@ -104,6 +107,7 @@ class Episode:
         self.done = np.zeros(k, dtype=bool)
         self.valid = np.ones(k, dtype=bool)
         self.returns = np.zeros(k)
+        self.regression = np.full(k, np.nan, dtype=np.float32)
 
     @property
     def is_over(self) -> bool:
@@ -111,12 +115,21 @@ class Episode:
 
     def message(self) -> StepBatch:
         key = GroupId(self.group, self.env_ids, self.episode, self.step)
-        return StepBatch(key, self.world.observe(self.states, self.step), self.reward.copy(), self.done.copy(), self.valid.copy())
+        return StepBatch(
+            key,
+            self.world.observe(self.states, self.step),
+            self.reward.copy(),
+            self.done.copy(),
+            self.valid.copy(),
+            regression=self.regression.copy(),
+            panicked=np.zeros(len(self.states), dtype=bool),
+        )
 
     def advance(self, decision: DecisionBatch) -> None:
         running = ~self.done
         self.valid = running.copy()
         self.reward = np.full(len(self.states), np.nan, dtype=np.float32)
+        self.regression = np.full(len(self.states), np.nan, dtype=np.float32)
         for i in np.flatnonzero(running):
             row = decision.actions[i]
             op = LifecycleOp(row[Head.OP])
@@ -124,6 +137,7 @@ class Episode:
             assert move in self.world.legal(self.states[i], self.step)
             self.reward[i] = self.world.reward[self.states[i], move]
             self.returns[i] += self.reward[i]
+            self.regression[i] = SETBACK[self.states[i]]
             self.states[i] = int(self.world.successor[self.states[i], move])
             self.done[i] = op is LifecycleOp.FOSSILIZE or self.step == HORIZON - 1
         self.step += 1

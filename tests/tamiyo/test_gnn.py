@@ -1,122 +1,115 @@
-"""The graph network against a slow one, and its invariances."""
+"""The graph network against one of PyTorch Geometric's own layers, and its invariances."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch_geometric.nn import GATConv, SAGEConv
+from torch.func import functional_call
 
+from benchmarks.pyg_reference import PygReference, key_of, reference_inputs, reference_weights
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, GraphBatch
-from esper.tamiyo import TamiyoGNN, TamiyoGNNConfig
-from esper.tamiyo.gnn import RelationalLayer
-from esper.tamiyo.layout import LAST_RELATIONS, RELATIONS, GraphTensors, Relation, tensors_from_batch
+from esper.tamiyo import GraphEncoding, TamiyoGNN, TamiyoGNNConfig
+from esper.tamiyo.layout import RELATIONS
+from esper.tamiyo.messages import MAX_BAGS_AT_ONCE
+from esper.tamiyo.planner import GraphPlanner, GraphTensors
 from tests.tamiyo.graphs import SMALL, random_batch, random_graph, without_edges
 
 CPU = torch.device("cpu")
+UNLIMITED = (10_000,) * 4
 
 
 def tensors(batch: GraphBatch, config: TamiyoGNNConfig = SMALL) -> GraphTensors:
-    return tensors_from_batch(batch, neighbour_limits=config.neighbour_limits, device=CPU)
+    return GraphPlanner(config).tensors(batch, CPU)
 
 
-def pyg_layer(layer: RelationalLayer, x: dict[str, Tensor], batch: GraphBatch) -> dict[str, Tensor]:
-    """The same layer, relation by relation, with PyTorch Geometric's own convolutions for one graph."""
-    out = {}
-    for node_type in layer.destinations:
-        total = layer.bias[node_type] + functional.linear(x[node_type], block(layer, node_type, "root"))
-        column = 0
-        for index, relation in enumerate(layer.relations):
-            width = EDGE_WIDTHS[relation.edge]
-            if relation.destination == node_type:
-                edge_index = torch.from_numpy(batch.edges[relation.edge])
-                edge_index = edge_index.flip(0) if relation.is_reverse else edge_index
-                attr = torch.from_numpy(batch.edge_attr[relation.edge])
-                message = convolve(layer, index, (x[relation.source], x[node_type]), edge_index, attr, slice(column, column + width))
-                total = total + functional.layer_norm(message, (layer.out_width,)) * layer.norm_weight[index]
-            column += width
-        same_width = x[node_type].shape[1] == layer.out_width
-        residual = x[node_type] if same_width else functional.linear(x[node_type], block(layer, node_type, "residual"))
-        out[node_type] = residual + functional.gelu(total)
-    return out
+def make_gnn(config: TamiyoGNNConfig = SMALL, seed: int = 0) -> TamiyoGNN:
+    """A network whose norms and biases are away from their plain start."""
+    torch.manual_seed(seed)
+    gnn = TamiyoGNN(config).eval()
+    with torch.no_grad():
+        for name, parameter in gnn.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return gnn
 
 
-def block(layer: RelationalLayer, node_type: str, name: str) -> Tensor:
-    linear = layer.project[node_type]
-    assert isinstance(linear, nn.Linear)
-    return linear.weight[layer.blocks(node_type)[name]]
+def reference_of(gnn: TamiyoGNN) -> PygReference:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the last layer leaves out what is not read
+        return PygReference(gnn).eval()
 
 
-def convolve(layer: RelationalLayer, index: int, x: tuple[Tensor, Tensor], edge_index: Tensor, attr: Tensor, columns: slice) -> Tensor:
-    relation = layer.relations[index]
-    value = block(layer, relation.source, f"value/{index}")
-    edge_weight = layer.edge_weight[:, columns]
-    widths = (x[0].shape[1], x[1].shape[1])
-    if layer.num_heads is None:
-        joined = (torch.cat([x[0], torch.zeros(len(x[0]), attr.shape[1])], 1), x[1])
-        sage = SAGEConv((joined[0].shape[1], widths[1]), layer.out_width, root_weight=False, bias=False)
-        sage.lin_l.weight.data = torch.cat([value, edge_weight], 1).detach()
-        from_nodes: Tensor = sage(joined, edge_index)
-        edge_nodes = torch.cat([torch.zeros(len(attr), widths[0]), attr], 1)
-        own = torch.stack([torch.arange(len(attr)), edge_index[1]])
-        from_edges: Tensor = sage((edge_nodes, x[1]), own)
-        return from_nodes + from_edges
-    gat = GATConv(widths, layer.out_width, heads=layer.num_heads, concat=False, add_self_loops=False, edge_dim=attr.shape[1], bias=False)
-    gat.lin_src.weight.data = value.detach()
-    unfold(gat.att_src, gat.lin_src.weight, block(layer, relation.source, f"q/{index}"))
-    unfold(gat.att_dst, gat.lin_dst.weight, block(layer, relation.destination, f"k/{index}"))
-    unfold(gat.att_edge, gat.lin_edge.weight, edge_weight)
-    result: Tensor = gat(x, edge_index, edge_attr=attr)
+def slow_encoding(gnn: TamiyoGNN, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+    reference = reference_of(gnn)
+    inputs = reference_inputs(batch, gnn.config.neighbour_limits)
+    result: tuple[Tensor, Tensor] = functional_call(reference, reference_weights(reference, gnn), args=(), kwargs=inputs)
     return result
 
 
-def unfold(attention: Tensor, weight: Tensor, folded: Tensor) -> None:
-    """Set PyG's attention vector (and the weight, where free) so that their product is the folded vector."""
-    heads, width = attention.shape[1:]
-    by_head = weight.detach().view(heads, width, -1)
-    for head in range(heads):
-        solution = torch.linalg.lstsq(by_head[head].T.double(), folded[head][:, None].double()).solution
-        attention.data[0, head] = solution[:, 0].float()
+def assert_alike(mine: GraphEncoding, graph: Tensor, seed: Tensor) -> None:
+    torch.testing.assert_close(mine.graph, graph, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine.seed, seed, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("relations", [RELATIONS, LAST_RELATIONS])
-@pytest.mark.parametrize("num_heads", [None, 3])
-def test_layer_equals_pytorch_geometric(num_heads: int | None, relations: tuple[Relation, ...]) -> None:
-    torch.manual_seed(0)
-    batch = random_graph(np.random.default_rng(0))
-    widths = {"layer": 6, "seed": 8, "activation": 5, "parameter": 7}
-    layer = RelationalLayer(widths, 8, relations=relations, num_heads=num_heads, dropout=0.0)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    x = {t: torch.randn(int(batch.num_nodes[t][0]), w) for t, w in widths.items()}
-    limits = (99, 99)
-    edges = tensors_from_batch(batch, neighbour_limits=limits, device=CPU).edges[0 if relations is RELATIONS else 1]
-    got = layer(x, edges)
-    expected = pyg_layer(layer, x, batch)
-    assert got.keys() == expected.keys()
-    for node_type in got:
-        torch.testing.assert_close(got[node_type], expected[node_type], rtol=1e-4, atol=1e-4)
+def many_neighbourhoods() -> GraphBatch:
+    """A graph with more neighbourhoods than are treated at once."""
+    return random_graph(np.random.default_rng(4), num_layers=600, num_slots=40, num_edges=1500)
+
+
+@pytest.mark.parametrize(
+    ("config", "batch"),
+    [
+        (replace(SMALL, neighbour_limits=UNLIMITED), random_batch(np.random.default_rng(0), 5)),
+        (replace(SMALL, neighbour_limits=(3, 2, 2, 1)), random_batch(np.random.default_rng(1), 3)),
+        (replace(TamiyoGNNConfig(), dropout=0.0, neighbour_limits=UNLIMITED), random_batch(np.random.default_rng(2), 2)),
+        (SMALL, without_edges(random_graph(np.random.default_rng(3)))),
+        (SMALL, many_neighbourhoods()),
+    ],
+    ids=["unlimited", "capped", "default widths", "no edges", "relation by relation"],
+)
+def test_values_and_gradients_are_those_of_pytorch_geometric(config: TamiyoGNNConfig, batch: GraphBatch) -> None:
+    gnn = make_gnn(config)
+    mine = gnn.encode(tensors(batch, config))
+    graph, seed = slow_encoding(gnn, batch)
+    assert_alike(mine, graph, seed)
+    with torch.inference_mode():
+        assert_alike(gnn.encode(tensors(batch, config)), graph, seed)
+    weights = torch.randn_like(graph), torch.randn_like(seed)
+    names, parameters = zip(*gnn.named_parameters(), strict=True)
+    losses = ((a * weights[0]).sum() + (b * weights[1]).sum() for a, b in ((mine.graph, mine.seed), (graph, seed)))
+    found, expected = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in losses)
+    for name, parameter, a, b in zip(names, parameters, found, expected, strict=True):
+        mine_gradient, their_gradient = (torch.zeros_like(parameter) if g is None else g for g in (a, b))
+        scale = their_gradient.abs().max().clamp_min(1.0)
+        torch.testing.assert_close(mine_gradient / scale, their_gradient / scale, rtol=2e-5, atol=2e-5, msg=name)
+
+
+def test_the_reference_sees_the_edges_of_the_graph_and_their_reverse() -> None:
+    batch = random_graph(np.random.default_rng(5))
+    ends_of, attributes_of = reference_inputs(batch, UNLIMITED)["edges"][0]
+    for relation in RELATIONS:
+        ends, attributes = ends_of[key_of(relation)].numpy(), attributes_of[key_of(relation)].numpy()
+        stored = batch.edges[relation.edge][::-1] if relation.is_reverse else batch.edges[relation.edge]
+        found = {(*e.tolist(), *a.tolist()) for e, a in zip(ends.T, attributes, strict=True)}
+        assert found == {(*e.tolist(), *a.tolist()) for e, a in zip(stored.T, batch.edge_attr[relation.edge], strict=True)}
 
 
 def test_a_batch_equals_its_graphs_one_by_one() -> None:
-    torch.manual_seed(1)
-    gnn = TamiyoGNN(SMALL).eval()
+    gnn = make_gnn(seed=1)
     rng = np.random.default_rng(1)
     graphs = [random_graph(rng, num_layers=n, num_slots=s, num_edges=e) for n, s, e in [(4, 3, 9), (1, 2, 1), (6, 0, 4), (3, 1, 0)]]
     joined = GraphBatch.concatenate([replace(g, masks=graphs[0].masks) for g in graphs])
-    whole = gnn.encode(tensors(joined))
     single = [gnn.encode(tensors(g)) for g in graphs]
-    torch.testing.assert_close(whole.graph, torch.cat([s.graph for s in single]), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(whole.seed, torch.cat([s.seed for s in single]), rtol=1e-5, atol=1e-5)
+    assert_alike(gnn.encode(tensors(joined)), torch.cat([s.graph for s in single]), torch.cat([s.seed for s in single]))
 
 
 def test_forward_takes_the_form_of_pytorch_geometric() -> None:
-    torch.manual_seed(2)
-    gnn = TamiyoGNN(SMALL).eval()
+    gnn = make_gnn(seed=2)
     batch = random_batch(np.random.default_rng(2), 3)
     starts = {t: np.cumsum(n) - n for t, n in batch.num_nodes.items()}
     edges = {}
@@ -134,26 +127,44 @@ def test_forward_takes_the_form_of_pytorch_geometric() -> None:
     torch.testing.assert_close(got.seed, expected.seed, rtol=0, atol=0)
 
 
-def test_renumbering_the_nodes_changes_nothing() -> None:
-    torch.manual_seed(3)
+def test_renumbering_nodes_and_edges_changes_nothing() -> None:
     rng = np.random.default_rng(3)
-    gnn = TamiyoGNN(SMALL).eval()
+    config = replace(SMALL, neighbour_limits=UNLIMITED)
+    gnn = make_gnn(config, seed=3)
     batch = random_graph(rng)
     order = {t: rng.permutation(len(x)) for t, x in batch.nodes.items()}
     place = {t: np.argsort(o) for t, o in order.items()}
+    mixed = {e: rng.permutation(index.shape[1]) for e, index in batch.edges.items()}
     shuffled = replace(
         batch,
         nodes={t: x[order[t]] for t, x in batch.nodes.items()},
-        edges={e: np.stack([place[e[0]][index[0]], place[e[2]][index[1]]]) for e, index in batch.edges.items()},
+        edges={e: np.stack([place[e[0]][index[0]], place[e[2]][index[1]]])[:, mixed[e]] for e, index in batch.edges.items()},
+        edge_attr={e: attributes[mixed[e]] for e, attributes in batch.edge_attr.items()},
     )
-    a, b = gnn.encode(tensors(batch)), gnn.encode(tensors(shuffled))
-    torch.testing.assert_close(a.graph, b.graph, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(a.seed[torch.from_numpy(order["seed"])], b.seed, rtol=1e-5, atol=1e-5)
+    a, b = gnn.encode(tensors(batch, config)), gnn.encode(tensors(shuffled, config))
+    assert_alike(b, a.graph, a.seed[torch.from_numpy(order["seed"])])
+
+
+@pytest.mark.parametrize("missing", ["seed", "activation", "parameter"])
+def test_a_graph_may_lack_a_node_type(missing: str) -> None:
+    gnn = make_gnn(seed=4)
+    batch = random_graph(np.random.default_rng(6))
+    bare = replace(
+        batch,
+        nodes=dict(batch.nodes) | {missing: batch.nodes[missing][:0]},
+        num_nodes=dict(batch.num_nodes) | {missing: np.array([0])},
+        edges={e: index[:, :0] if missing in (e[0], e[2]) else index for e, index in batch.edges.items()},
+        edge_attr={e: a[:0] if missing in (e[0], e[2]) else a for e, a in batch.edge_attr.items()},
+        num_edges={e: n * 0 if missing in (e[0], e[2]) else n for e, n in batch.num_edges.items()},
+    )
+    encoding = gnn.encode(tensors(bare))
+    assert_alike(encoding, *slow_encoding(gnn, bare))
+    assert torch.isfinite(encoding.graph).all()
+    assert len(encoding.seed) == (0 if missing == "seed" else 3)
 
 
 def test_edges_and_their_attributes_matter() -> None:
-    torch.manual_seed(4)
-    gnn = TamiyoGNN(SMALL).eval()
+    gnn = make_gnn(seed=5)
     batch = random_graph(np.random.default_rng(4))
     plain = gnn.encode(tensors(batch)).graph
     changed = gnn.encode(tensors(replace(batch, edge_attr={e: a + 1 for e, a in batch.edge_attr.items()}))).graph
@@ -163,25 +174,40 @@ def test_edges_and_their_attributes_matter() -> None:
     assert torch.isfinite(cut).all()
 
 
-def test_a_node_listens_to_at_most_its_limit() -> None:
-    torch.manual_seed(5)
-    rng = np.random.default_rng(5)
-    config = replace(SMALL, neighbour_limits=(2, 2, 2, 2))
-    gnn = TamiyoGNN(config).eval()
-    batch = random_graph(rng, num_layers=3, num_slots=12, num_edges=12)
+def test_a_node_listens_to_evenly_spaced_neighbours_within_its_limit() -> None:
+    config = replace(SMALL, neighbour_limits=(3, 3, 3, 3))
+    gnn = make_gnn(config, seed=6)
+    batch = random_graph(np.random.default_rng(5), num_layers=3, num_slots=12, num_edges=0)
     edge = ("seed", "monitors", "layer")
-    edges = dict(batch.edges) | {edge: np.stack([np.arange(12), np.zeros(12, dtype=np.int64)])}
-    star = replace(batch, edges=edges)
-    laid_out = tensors(star, config).edges
-    assert all(torch.bincount(e.bag).max() <= 2 for e in laid_out)
-    assert all(torch.bincount(e.bag).max() == 12 for e in tensors(star, replace(SMALL, neighbour_limits=(12,) * 4)).edges)
-    assert torch.isfinite(gnn.encode(tensors(star, config)).graph).all()
+    heard = np.array([3, 7, 11])
+
+    def star(seeds: np.ndarray) -> GraphBatch:
+        return replace(
+            batch,
+            edges=dict(batch.edges) | {edge: np.stack([seeds, np.zeros_like(seeds)])},
+            edge_attr=dict(batch.edge_attr) | {edge: np.ones((len(seeds), EDGE_WIDTHS[edge]), dtype=np.float32)},
+            num_edges=dict(batch.num_edges) | {edge: np.array([len(seeds)])},
+        )
+
+    layout = GraphPlanner(config).of(star(np.arange(12)), CPU)
+    assert all(max(torch.bincount(layer.multi_bag).tolist(), default=0) <= 3 for layer in layout.layers)
+
+    def after_one_layer(seeds: np.ndarray) -> Tensor:
+        graphs = tensors(star(seeds), config)
+        edges, weights = graphs.plan.layers[0], gnn.weights()
+        x = gnn.encoders(weights.encoders, graphs.x, graphs.rows, graphs.plan.offsets)
+        rows: Tensor = gnn.layers[0](weights.layers[0], x, edges, edges.attributes_of(graphs.attributes), graphs.plan.num_nodes)
+        return rows[0]
+
+    torch.testing.assert_close(after_one_layer(np.arange(12)), after_one_layer(heard))
+    assert not torch.allclose(after_one_layer(heard), after_one_layer(np.array([0, 1, 2])))
 
 
 def test_every_parameter_learns() -> None:
     torch.manual_seed(6)
     gnn = TamiyoGNN(SMALL)
-    encoding = gnn.encode(tensors(random_batch(np.random.default_rng(6), 4)))
+    batch = random_batch(np.random.default_rng(6), 24)
+    encoding = gnn.encode(tensors(batch))
     (encoding.graph.square().sum() + encoding.seed.sin().sum()).backward()
     silent = [name for name, p in gnn.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
@@ -190,25 +216,70 @@ def test_every_parameter_learns() -> None:
 def test_widths_are_those_of_the_configuration() -> None:
     gnn = TamiyoGNN(TamiyoGNNConfig()).eval()
     with torch.inference_mode():
-        encoding = gnn.encode(tensors(random_batch(np.random.default_rng(7), 2)))
-        encoded = {t: gnn.encoders[t](torch.zeros(1, width)).shape[1] for t, width in NODE_WIDTHS.items()}
+        encoding = gnn.encode(tensors(random_batch(np.random.default_rng(7), 2), TamiyoGNNConfig()))
     assert encoding.graph.shape == (2, 128)
     assert encoding.seed.shape == (6, 128)
-    assert encoded == {"layer": 256, "seed": 256, "activation": 128, "parameter": 256}
+    assert gnn.encoders.widths == {"layer": 256, "seed": 256, "activation": 128, "parameter": 256}
+    assert [layer.out_width for layer in gnn.layers] == [256, 256, 128, 128]
 
 
 def test_bfloat16_stays_close() -> None:
-    torch.manual_seed(8)
-    gnn = TamiyoGNN(SMALL).eval()
+    gnn, rough_gnn = make_gnn(seed=8), TamiyoGNN(replace(SMALL, has_autocast=True)).eval()
+    rough_gnn.load_state_dict(gnn.state_dict())
     graphs = tensors(random_batch(np.random.default_rng(8), 3))
     with torch.inference_mode():
-        exact = gnn.encode(graphs).graph
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            rough = gnn.encode(graphs).graph
+        exact, rough = gnn.encode(graphs).graph, rough_gnn.encode(graphs).graph
     assert rough.dtype == torch.float32
-    torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.1)
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.15)
+
+
+def test_inference_follows_every_change_of_the_weights() -> None:
+    gnn, other = make_gnn(seed=9), make_gnn(seed=10)
+    graphs = tensors(random_batch(np.random.default_rng(9), 2))
+
+    @torch.inference_mode()
+    def encoded(network: TamiyoGNN) -> Tensor:
+        return network.encode(graphs).graph
+
+    before = encoded(gnn)
+    assert torch.equal(encoded(gnn), before)
+    gnn.encode(graphs).graph.sum().backward()
+    torch.optim.SGD(gnn.parameters(), lr=0.1).step()
+    stepped = encoded(gnn)
+    assert not torch.allclose(stepped, before)
+    torch.testing.assert_close(stepped, gnn.encode(graphs).graph.detach())
+    gnn.load_state_dict(other.state_dict())
+    torch.testing.assert_close(encoded(gnn), encoded(other), rtol=0, atol=0)
+    for parameter in gnn.parameters():
+        nn.init.zeros_(parameter)
+    assert (encoded(gnn) == 0).all()
+
+
+def test_dropout_acts_in_training_mode_only() -> None:
+    gnn = make_gnn(replace(SMALL, dropout=0.5), seed=11)
+    graphs = tensors(random_batch(np.random.default_rng(10), 2))
+    assert torch.equal(gnn.encode(graphs).graph, gnn.encode(graphs).graph)
+    gnn.train()
+    assert not torch.equal(gnn.encode(graphs).graph, gnn.encode(graphs).graph)
+
+
+def test_indices_beyond_their_table_share_its_first_row() -> None:
+    config = replace(SMALL, layer_vocab=4)
+    gnn = make_gnn(config, seed=12)
+    batch = random_graph(np.random.default_rng(11))
+    assert_alike(gnn.encode(tensors(batch, config)), *slow_encoding(gnn, batch))
+
+
+def test_the_relation_by_relation_case_is_large_enough() -> None:
+    layers = GraphPlanner(SMALL).of(many_neighbourhoods(), CPU).layers
+    assert all(len(layer.destination) > MAX_BAGS_AT_ONCE for layer in layers[:3])
 
 
 def test_limits_must_name_every_layer() -> None:
     with pytest.raises(ValueError, match="neighbour_limits"):
         TamiyoGNNConfig(neighbour_limits=(3, 3))
+
+
+def test_every_node_type_has_an_encoder() -> None:
+    assert set(TamiyoGNN(SMALL).encoders) == set(NODE_WIDTHS)

@@ -16,7 +16,9 @@ from esper.leyline.signals import SignalScale
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry.seed import SeedTelemetry
 from esper.tamiyo import GRAPH_SPEC, GraphBuilder
-from esper.tamiyo.graph_spec import FEATURE_LIMIT, INDEX_SCALE, LAYER_TYPES, SLOT_OPS, STAGES
+from esper.tamiyo.features import SLOT_OPS, STAGES
+from esper.tamiyo.graph_spec import FEATURE_LIMIT, INDEX_SCALE
+from esper.tamiyo.registries import LAYER_TYPES
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH, busy_report, make_report, make_seed
 
 
@@ -99,8 +101,8 @@ def test_stages_and_legal_operations_stand_at_their_slots() -> None:
     holding = make_seed(1, SeedStage.HOLDING, age_epochs=9, alpha_mode=AlphaMode.HOLD)
     report = make_report((None, holding, make_seed(2, SeedStage.FOSSILIZED)))
     batch = build(report)
-    stage = channels(batch, "seed", "stage").argmax(1)
-    assert [STAGES[i] for i in stage] == [SeedStage.DORMANT, SeedStage.HOLDING, SeedStage.FOSSILIZED]
+    stage = (channels(batch, "seed", "stage")[:, 0] * INDEX_SCALE).astype(int)
+    assert [STAGES[i - 1] for i in stage] == [SeedStage.DORMANT, SeedStage.HOLDING, SeedStage.FOSSILIZED]
     legal = channels(batch, "seed", "legal_ops").astype(bool)
     assert [[op for op, is_legal in zip(SLOT_OPS, row, strict=True) if is_legal] for row in legal] == [
         [LifecycleOp.GERMINATE],

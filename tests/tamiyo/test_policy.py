@@ -81,8 +81,8 @@ def test_a_batch_equals_its_graphs_one_by_one() -> None:
 def test_heads_that_do_not_matter_count_for_nothing() -> None:
     policy = make_policy()
     rng = np.random.default_rng(3)
-    batch = random_batch(rng, 40)
-    output = policy.act(batch, rng.random((40, 8)))
+    batch = random_batch(rng, 200)
+    output = policy.act(batch, rng.random((200, 8)))
     used = CAUSAL_MASK[output.actions[:, Head.OP]]
     assert set(output.actions[:, Head.OP]) == set(LifecycleOp)
     assert (output.head_log_prob[~used] == 0).all()

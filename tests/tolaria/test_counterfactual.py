@@ -87,3 +87,25 @@ def test_seeds_that_only_help_each_other_differ_in_the_two_measures() -> None:
     table = Counterfactuals(plan, tuple(accuracies[slots] for slots in plan))
     assert leave_one_out(table) == {0: 10.0, 1: 10.0}
     assert solo(table, (0, 1), ()) == {0: 0.0, 1: 0.0}
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_of_many_seeds_the_last_epoch_evaluates_what_is_sampled(is_last: bool) -> None:
+    live = tuple(range(MAX_FACTORIAL_SEEDS + 1))
+    asked: list[Slots] = []
+
+    def sample(slots: Slots) -> tuple[Slots, ...]:
+        asked.append(slots)
+        return ((1, 2), (0,))
+
+    plan = plan_configurations(live, (), is_last=is_last, sample=sample)
+    assert ((1, 2) in plan) is is_last
+    assert asked == ([live] if is_last else [])
+    assert plan[0] == live
+
+
+def test_few_seeds_are_not_sampled() -> None:
+    def refuse(slots: Slots) -> tuple[Slots, ...]:
+        raise AssertionError(slots)
+
+    assert len(plan_configurations((0, 1), (2,), is_last=True, sample=refuse)) == 8

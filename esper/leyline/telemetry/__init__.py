@@ -10,6 +10,7 @@ from esper.leyline.telemetry.event import (
     TelemetryPayload,
     event_domain,
     parse_event_type,
+    parse_payload_name,
 )
 from esper.leyline.telemetry.infra import (
     HeartbeatPayload,
@@ -25,6 +26,8 @@ from esper.leyline.telemetry.kasmina import (
     SeedStageChangedPayload,
 )
 from esper.leyline.telemetry.legacy import (
+    LEGACY_NAME_OF,
+    TWIN_MESSAGE,
     BatchEpochCompletedPayload,
     EpochCompletedPayload,
     GovernorRollbackPayload,
@@ -35,6 +38,7 @@ from esper.leyline.telemetry.payload import (
 )
 from esper.leyline.telemetry.run import (
     CheckpointLoadedPayload,
+    PartFaultPayload,
     RunFinishedPayload,
     TrainingStartedPayload,
 )
@@ -64,9 +68,11 @@ from esper.leyline.telemetry.simic import (
     TrendDetectedPayload,
 )
 from esper.leyline.telemetry.tamiyo import (
+    FieldReportPayload,
     PolicyUpdateRejectedPayload,
     TamiyoInitiatedPayload,
     TamiyoPolicyUpdatePayload,
+    TamiyoStepEvaluatedPayload,
 )
 from esper.leyline.telemetry.tolaria import (
     TolariaBatchPayload,
@@ -77,9 +83,11 @@ from esper.leyline.telemetry.tolaria import (
 __all__ = [
     "ENVELOPE_COLUMNS",
     "LEGACY_EVENT_NAMES",
+    "LEGACY_NAME_OF",
     "PAYLOAD_CLASSES",
     "SEED_FEATURE_DIM",
     "SEED_TELEMETRY_SCHEMA_VERSION",
+    "TWIN_MESSAGE",
     "ActionAlternative",
     "AnalyticsSnapshotPayload",
     "AnomalyDetectedPayload",
@@ -89,11 +97,13 @@ __all__ = [
     "CounterfactualMatrixPayload",
     "EpisodeOutcomePayload",
     "EpochCompletedPayload",
+    "FieldReportPayload",
     "GovernorRollbackPayload",
     "HeartbeatPayload",
     "InfrastructureSnapshotPayload",
     "MemoryWarningPayload",
     "PPOUpdatePayload",
+    "PartFaultPayload",
     "Payload",
     "PerformanceDegradationPayload",
     "PolicyUpdateRejectedPayload",
@@ -110,6 +120,7 @@ __all__ = [
     "SeedTelemetryRegistry",
     "TamiyoInitiatedPayload",
     "TamiyoPolicyUpdatePayload",
+    "TamiyoStepEvaluatedPayload",
     "TelemetryEvent",
     "TelemetryEventType",
     "TelemetryPayload",
@@ -122,6 +133,7 @@ __all__ = [
     "event_schema",
     "events_of",
     "parse_event_type",
+    "parse_payload_name",
     "record_batch",
     "table_name",
 ]

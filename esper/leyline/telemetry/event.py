@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum, auto
+from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from uuid import uuid4
 
 from esper.leyline.telemetry.infra import HeartbeatPayload, InfrastructureSnapshotPayload, MemoryWarningPayload
@@ -17,7 +18,8 @@ from esper.leyline.telemetry.kasmina import (
     SeedPrunedPayload,
     SeedStageChangedPayload,
 )
-from esper.leyline.telemetry.run import CheckpointLoadedPayload, RunFinishedPayload, TrainingStartedPayload
+from esper.leyline.telemetry.legacy import LEGACY_NAMES, modernised
+from esper.leyline.telemetry.run import CheckpointLoadedPayload, PartFaultPayload, RunFinishedPayload, TrainingStartedPayload
 from esper.leyline.telemetry.simic import (
     AnalyticsSnapshotPayload,
     AnomalyDetectedPayload,
@@ -28,7 +30,13 @@ from esper.leyline.telemetry.simic import (
     RewardHackingSuspectedPayload,
     TrendDetectedPayload,
 )
-from esper.leyline.telemetry.tamiyo import PolicyUpdateRejectedPayload, TamiyoInitiatedPayload, TamiyoPolicyUpdatePayload
+from esper.leyline.telemetry.tamiyo import (
+    FieldReportPayload,
+    PolicyUpdateRejectedPayload,
+    TamiyoInitiatedPayload,
+    TamiyoPolicyUpdatePayload,
+    TamiyoStepEvaluatedPayload,
+)
 from esper.leyline.telemetry.tolaria import TolariaBatchPayload, TolariaEpochPayload, TolariaRollbackPayload
 
 if TYPE_CHECKING:
@@ -38,6 +46,8 @@ TelemetryPayload = (
     TamiyoPolicyUpdatePayload
     | TamiyoInitiatedPayload
     | PolicyUpdateRejectedPayload
+    | TamiyoStepEvaluatedPayload
+    | FieldReportPayload
     | TolariaEpochPayload
     | TolariaBatchPayload
     | TolariaRollbackPayload
@@ -56,6 +66,7 @@ TelemetryPayload = (
     | AnalyticsSnapshotPayload
     | TrainingStartedPayload
     | CheckpointLoadedPayload
+    | PartFaultPayload
     | RunFinishedPayload
     | InfrastructureSnapshotPayload
     | HeartbeatPayload
@@ -69,6 +80,8 @@ class TelemetryEventType(StrEnum):
     TAMIYO_POLICY_UPDATE = auto()
     TAMIYO_INITIATED = auto()
     POLICY_UPDATE_REJECTED = auto()
+    TAMIYO_STEP_EVALUATED = auto()
+    FIELD_REPORT = auto()
 
     TOLARIA_EPOCH_COMPLETED = auto()
     TOLARIA_BATCH_COMPLETED = auto()
@@ -98,6 +111,8 @@ class TelemetryEventType(StrEnum):
 
     TRAINING_STARTED = auto()
     CHECKPOINT_LOADED = auto()
+    PART_LOST = auto()
+    PART_RECOVERED = auto()
     RUN_FINISHED = auto()
 
     INFRASTRUCTURE_SNAPSHOT = auto()
@@ -110,6 +125,8 @@ PAYLOAD_CLASSES: Mapping[TelemetryEventType, type[TelemetryPayload]] = MappingPr
         TelemetryEventType.TAMIYO_POLICY_UPDATE: TamiyoPolicyUpdatePayload,
         TelemetryEventType.TAMIYO_INITIATED: TamiyoInitiatedPayload,
         TelemetryEventType.POLICY_UPDATE_REJECTED: PolicyUpdateRejectedPayload,
+        TelemetryEventType.TAMIYO_STEP_EVALUATED: TamiyoStepEvaluatedPayload,
+        TelemetryEventType.FIELD_REPORT: FieldReportPayload,
         TelemetryEventType.TOLARIA_EPOCH_COMPLETED: TolariaEpochPayload,
         TelemetryEventType.TOLARIA_BATCH_COMPLETED: TolariaBatchPayload,
         TelemetryEventType.TOLARIA_ROLLBACK: TolariaRollbackPayload,
@@ -135,6 +152,8 @@ PAYLOAD_CLASSES: Mapping[TelemetryEventType, type[TelemetryPayload]] = MappingPr
         TelemetryEventType.ANALYTICS_SNAPSHOT: AnalyticsSnapshotPayload,
         TelemetryEventType.TRAINING_STARTED: TrainingStartedPayload,
         TelemetryEventType.CHECKPOINT_LOADED: CheckpointLoadedPayload,
+        TelemetryEventType.PART_LOST: PartFaultPayload,
+        TelemetryEventType.PART_RECOVERED: PartFaultPayload,
         TelemetryEventType.RUN_FINISHED: RunFinishedPayload,
         TelemetryEventType.INFRASTRUCTURE_SNAPSHOT: InfrastructureSnapshotPayload,
         TelemetryEventType.HEARTBEAT: HeartbeatPayload,
@@ -143,19 +162,13 @@ PAYLOAD_CLASSES: Mapping[TelemetryEventType, type[TelemetryPayload]] = MappingPr
 )
 
 LEGACY_EVENT_NAMES: Mapping[str, TelemetryEventType] = MappingProxyType(
-    {
-        "PPO_UPDATE_COMPLETED": TelemetryEventType.TAMIYO_POLICY_UPDATE,
-        "EPOCH_COMPLETED": TelemetryEventType.TOLARIA_EPOCH_COMPLETED,
-        "BATCH_EPOCH_COMPLETED": TelemetryEventType.TOLARIA_BATCH_COMPLETED,
-        "GOVERNOR_ROLLBACK": TelemetryEventType.TOLARIA_ROLLBACK,
-    }
+    {name: TelemetryEventType[legacy.current] for name, legacy in LEGACY_NAMES.items()}
 )
 """Deprecated names, accepted on input."""
 
 Severity = Literal["debug", "info", "warning", "error", "critical"]
 _SEVERITIES = frozenset(get_args(Severity))
 _CONTEXT_NAMES = frozenset({"seed_id", "slot_id", "epoch", "message"})
-_SHARED_NAMES = {cls: tuple(f.name for f in fields(cls) if f.name in _CONTEXT_NAMES) for cls in PAYLOAD_CLASSES.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +203,7 @@ class TelemetryEvent:
             raise ValueError(f"{self.event_type.name}: timestamp {self.timestamp} has no time zone")
         if self.severity not in _SEVERITIES:
             raise ValueError(f"severity {self.severity!r} is not one of {', '.join(get_args(Severity))}")
-        for name in _SHARED_NAMES[expected]:
+        for name in _shared_names(cast("Any", expected)):
             ours, theirs = getattr(self, name), getattr(self.data, name)
             if ours not in (None, "") and ours != theirs:
                 raise ValueError(f"{self.event_type.name}: {name} is {ours!r} in the envelope and {theirs!r} in the payload")
@@ -206,7 +219,7 @@ class TelemetryEvent:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TelemetryEvent:
-        """Read an event; event types by their current or legacy names.
+        """Read an event; event types by their current or legacy names, and what came under a legacy one as it was written then.
 
         Raises:
             KeyError: If `event_type`, `data` or a required field of the payload is missing.
@@ -216,10 +229,30 @@ class TelemetryEvent:
         if unknown:
             raise ValueError(f"an event has no field {', '.join(map(repr, unknown))}")
         event_type = parse_event_type(values["event_type"])
-        arguments = dict(values, event_type=event_type, data=PAYLOAD_CLASSES[event_type].from_dict(values["data"]))
+        payload = modernised(values["event_type"].upper(), values["data"])
+        arguments = dict(values, event_type=event_type, data=PAYLOAD_CLASSES[event_type].from_dict(payload))
         if isinstance(values.get("timestamp"), str):
             arguments["timestamp"] = datetime.fromisoformat(values["timestamp"])
         return cls(**arguments)
+
+
+@cache
+def _shared_names(payload_class: Any) -> tuple[str, ...]:
+    """Fields that a payload has in common with the envelope."""
+    return tuple(f.name for f in fields(payload_class) if f.name in _CONTEXT_NAMES)
+
+
+def parse_payload_name(name: str) -> type[TelemetryPayload]:
+    """Find a payload's class by its current or legacy name.
+
+    Raises:
+        ValueError: If no payload has that name.
+    """
+    known = {cls.__name__: cls for cls in PAYLOAD_CLASSES.values()}
+    legacy = {old.payload: known[old.payload_class.__name__] for old in LEGACY_NAMES.values()}
+    if name not in known and name not in legacy:
+        raise ValueError(f"payload {name!r} is not one of {', '.join(known)}")
+    return known.get(name) or legacy[name]
 
 
 def parse_event_type(name: str) -> TelemetryEventType:

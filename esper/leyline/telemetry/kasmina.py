@@ -20,8 +20,8 @@ class SeedSnapshot(Payload):
     stage: str
     alpha: float
     epochs_in_stage: int
-    age_epochs: int
-    num_parameters: int
+    age_epochs: int | None = None
+    num_parameters: int | None = None
     gradient_norm: float | None = None
     gradient_health: float | None = None
     has_vanishing: bool | None = None

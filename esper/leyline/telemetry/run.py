@@ -30,6 +30,8 @@ class TrainingStartedPayload(Payload):
     resume_path: str = ""
     reward_mode: str = ""
     start_episode: int = 0
+    max_batches: int | None = None
+    """Rounds planned."""
     entropy_anneal: Mapping[str, float] | None = None
     world_size: int = 1
     """Env actors."""
@@ -58,6 +60,29 @@ class CheckpointLoadedPayload(Payload):
 
 
 @dataclass(frozen=True, slots=True)
+class PartFaultPayload(Payload):
+    """A process of the run was lost, or one has taken its place."""
+
+    part: str
+    """`env-3`, `learner`, `sink` or `queue`."""
+    fault: str
+    """`died`, `hung`, or `data_lost` where what it had handed over vanished with its node."""
+    remedy: str
+    """`restart`, `drop` (the run goes on smaller), `regrow` (a dropped one is tried again) or `give_up`."""
+    num_faults: int
+    """Of this part so far."""
+    life: int
+    """Incarnation that was lost, or that begins."""
+    delay_sec: float | None = None
+    """Pause until the remedy."""
+    recovered_in_sec: float | None = None
+    """From the loss until the part answered again."""
+    lost: str = ""
+    """Work that is done again: the group of episodes in flight, or the rounds since the last checkpoint."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinishedPayload(Payload):
     """A run is over."""
 
@@ -69,3 +94,6 @@ class RunFinishedPayload(Payload):
     """`completed`, `interrupted` or `failed`."""
     checkpoint_path: str | None = None
     num_events_dropped: int | None = None
+    num_parts_lost: int = 0
+    """Processes that were lost since the run began or was resumed."""
+    num_parts_recovered: int = 0

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 import pyarrow as pa
 
 from esper.leyline.telemetry.event import PAYLOAD_CLASSES, TelemetryEvent, TelemetryEventType, parse_event_type
+from esper.leyline.telemetry.legacy import LEGACY_NAME_OF, TWIN_MESSAGE
 from esper.leyline.telemetry.payload import field_types, to_plain, without_none
 
 _ENVELOPE = {
@@ -74,6 +75,26 @@ def record_batch(events: Sequence[TelemetryEvent]) -> pa.RecordBatch:
     schema = event_schema(event_types.pop())
     columns = [pa.array(_column(events, column), type=column.type) for column in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def legacy_twin(batch: pa.RecordBatch) -> pa.RecordBatch | None:
+    """The same events under the name that their type had before; None if it had no other name.
+
+    They keep their ids, and `TWIN_MESSAGE` tells them from events that really came under the old name.
+    """
+    event_type = batch.column("event_type")[0].as_py()
+    old_name = LEGACY_NAME_OF.get(event_type)
+    if old_name is None:
+        return None
+    for name, value in (("event_type", old_name), ("message", TWIN_MESSAGE)):
+        index = batch.schema.get_field_index(name)
+        batch = batch.set_column(index, batch.schema.field(index), pa.repeat(pa.scalar(value), batch.num_rows))
+    return batch
+
+
+def is_legacy_twin(batch: pa.RecordBatch) -> bool:
+    """Whether a batch holds what `legacy_twin` made."""
+    return batch.num_rows > 0 and bool(batch.column("message")[0].as_py() == TWIN_MESSAGE)
 
 
 def events_of(batch: pa.RecordBatch) -> list[TelemetryEvent]:

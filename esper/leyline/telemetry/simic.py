@@ -55,8 +55,11 @@ class RewardComputedPayload(Payload):
     """Added parameters over host parameters."""
     slot_states: Mapping[str, SeedSnapshot] | None = None
     host_accuracy: float | None = None
+    """Validation accuracy with every seed off, in percent."""
     alternatives: tuple[ActionAlternative, ...] | None = None
+    """Operations that were possible and not taken, the likeliest first."""
     decision_entropy: float | None = None
+    """Of the distribution over operations, in nats."""
     ab_group: str | None = None
     action_slot: str | None = None
     episode_idx: int | None = None
@@ -99,7 +102,11 @@ class AnalyticsSnapshotPayload(Payload):
     value_estimate: float | None = None
     reward_components: Mapping[str, float] | None = None
     shapley_values: Mapping[str, float] | None = None
-    """Slot id → points of accuracy."""
+    """Slot id → points of accuracy; they add up to what all seeds together gain."""
+    shapley_standard_errors: Mapping[str, float] | None = None
+    """Slot id → standard error; 0 where exact, absent where a single sample leaves it unmeasured."""
+    interactions: Mapping[str, float] | None = None
+    """`slot+slot` → points that two seeds gain together beyond what each gains alone."""
     total_events_received: int | None = None
     episode_idx: int | None = None
 
@@ -136,8 +143,6 @@ class EpisodeOutcomePayload(Payload):
     """Of what was kept, on test data; None is unmeasured."""
     policy: str = ""
     """Row label of the policy that played."""
-    env_steps: int | None = None
-    """Taken in the run so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +162,17 @@ class AnomalyDetectedPayload(Payload):
     """Something about an update or an episode is out of bounds."""
 
     anomaly_type: str
+    """Kind of finding, e.g. `ratio_explosion` or `head_collapse`."""
     episode: int
+    """In the run so far."""
     batch: int
+    """Number of the round."""
     inner_epoch: int
+    """Pass of PPO that it was found in, from 1."""
     total_episodes: int
     detail: str
     gradient_stats: Mapping[str, float] | None = None
+    """Evidence about gradients, as are the next two about losses and entropies, and about probability ratios."""
     stability: Mapping[str, float] | None = None
     ratio_diagnostic: Mapping[str, float] | None = None
 

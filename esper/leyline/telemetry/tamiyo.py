@@ -57,12 +57,31 @@ class TamiyoPolicyUpdatePayload(Payload):
     env_steps: int | None = None
     """Taken in the run so far."""
 
+    # risk head, judged by what followed; in the first pass before the update learns from it
+    risk_loss: float | None = None
+    """Cross-entropy, before its coefficient."""
+    risk_calibration_error: float | None = None
+    """Expected calibration error, 0…1."""
+    risk_brier_score: float | None = None
+    """0 is perfect, 2 the worst."""
+    risk_class_shares: Mapping[str, float] | None = None
+    """GREEN … CRITICAL → share of states that it followed."""
+    risk_predicted_shares: Mapping[str, float] | None = None
+    """GREEN … CRITICAL → mean probability given to it."""
+
     # trust region
     approx_kl_max: float | None = None
     kl_reverse: float | None = None
     """KL(new‖old)."""
     trust_region_violations: int | None = None
     """Samples whose ratio left the clip range."""
+    clip_fraction_positive: float | None = None
+    """Share of samples whose ratio is above the clip range."""
+    clip_fraction_negative: float | None = None
+    """Share of samples whose ratio is below it."""
+    ratio_p01: float | None = None
+    ratio_p99: float | None = None
+    """Below and above it lies one sample in a hundred; an extreme of one sample says little."""
 
     # value function
     value_prediction_error_mean: float | None = None
@@ -73,6 +92,31 @@ class TamiyoPolicyUpdatePayload(Payload):
     return_std: float | None = None
     value_target_correlation: float | None = None
     """Between values and returns; below 0.5 the value function is not learning."""
+    value_nrmse: float | None = None
+    """Root mean square of V − return over the spread of the returns; 1 is a critic that knows only their mean."""
+    ev_low_return_variance: bool | None = None
+    """Returns hardly vary, so explained variance says nothing."""
+    td_error_std: float | None = None
+    bellman_error: float | None = None
+    """Mean square of the temporal difference errors."""
+    return_p10: float | None = None
+    return_p50: float | None = None
+    return_p90: float | None = None
+    return_skew: float | None = None
+    advantage_skew: float | None = None
+    advantage_kurtosis: float | None = None
+    """Excess; 0 is a normal distribution."""
+    advantage_positive_ratio: float | None = None
+    advantage_std_floored: bool | None = None
+    """Advantages were divided by the floor, because their own spread is smaller."""
+    op_q_values: Mapping[str, float] | None = None
+    """Operation → mean return after it was taken; operations that were not taken are absent."""
+    op_valid_mask: Mapping[str, float] | None = None
+    """Operation → share of decisions in which it was legal."""
+    q_variance: float | None = None
+    """Variance of `op_q_values` over operations."""
+    q_spread: float | None = None
+    """Largest minus smallest of `op_q_values`."""
 
     # entropy: normalised by the logarithm of the number of legal choices, 0…1.
     head_op_entropy: float | None = None
@@ -119,6 +163,27 @@ class TamiyoPolicyUpdatePayload(Payload):
     head_alpha_target_active_ratio: float | None = None
     head_alpha_speed_active_ratio: float | None = None
     head_alpha_curve_active_ratio: float | None = None
+    # ratio_max: largest probability ratio of the head, over samples in which it mattered.
+    head_op_ratio_max: float | None = None
+    head_slot_ratio_max: float | None = None
+    head_blueprint_ratio_max: float | None = None
+    head_style_ratio_max: float | None = None
+    head_tempo_ratio_max: float | None = None
+    head_alpha_target_ratio_max: float | None = None
+    head_alpha_speed_ratio_max: float | None = None
+    head_alpha_curve_ratio_max: float | None = None
+    # learnable_fraction: share of samples in which the head had more than one legal choice.
+    head_op_learnable_fraction: float | None = None
+    head_slot_learnable_fraction: float | None = None
+    head_blueprint_learnable_fraction: float | None = None
+    head_style_learnable_fraction: float | None = None
+    head_tempo_learnable_fraction: float | None = None
+    head_alpha_target_learnable_fraction: float | None = None
+    head_alpha_speed_learnable_fraction: float | None = None
+    head_alpha_curve_learnable_fraction: float | None = None
+    head_nan_detected: Mapping[str, bool] | None = None
+    """Head → whether one of its log-probabilities was NaN."""
+    head_inf_detected: Mapping[str, bool] | None = None
     causal_mask_coverage: Mapping[str, float] | None = None
     """Head → share of the batch in which it matters."""
 
@@ -135,6 +200,9 @@ class TamiyoPolicyUpdatePayload(Payload):
     # numerical stability
     log_prob_underflow_count: int | None = None
     """Samples with log-probability below −50."""
+    log_prob_min: float | None = None
+    """Smallest joint log-probability of an action taken, when it was taken."""
+    log_prob_max: float | None = None
     numerical_stability_score: float | None = None
     """0…1; 1 is healthy."""
     grad_clip_fraction: float | None = None
@@ -154,6 +222,16 @@ class TamiyoPolicyUpdatePayload(Payload):
     """Share of steps that enter the actor loss."""
     policy_update_magnitude: float | None = None
     """L2 norm of the weights' change."""
+    forced_step_ratio: float | None = None
+    """Share of steps with one legal joint action."""
+    usable_actor_timesteps: int | None = None
+    """Steps that enter the actor loss."""
+    decision_density: float | None = None
+    """Share of the steps with a choice in which something other than WAIT was done."""
+    gradient_cv: float | None = None
+    """Standard deviation over mean of the gradient norms of the pass's steps, before clipping."""
+    rollback_count: int | None = None
+    """Episodes of the round that the governor ended."""
     gradient_utilization: float | None = None
     """Norm of the gradient that was applied over the largest allowed."""
 
@@ -171,12 +249,76 @@ class TamiyoInitiatedPayload(Payload):
 
 @dataclass(frozen=True, slots=True)
 class PolicyUpdateRejectedPayload(Payload):
-    """An update was undone or refused; the policy is as it was."""
+    """An update was undone or refused; the policy is as it was.
+
+    By the learner, with its round and pass, or by a service, with the file that was offered.
+    """
 
     reason: str
-    batch: int
-    ppo_update_idx: int
+    batch: int | None = None
+    ppo_update_idx: int | None = None
     nan_grad_count: int | None = None
     kl_divergence: float | None = None
     pre_clip_grad_norm: float | None = None
     policy_version: int | None = None
+    rejection: str | None = None
+    """Kind of refusal: `unreadable`, `altered`, `architecture`, `digest` or `weights`."""
+    path: str | None = None
+    """What was offered."""
+    tamiyo_policy_version: str | None = None
+    """The policy that stays; None where there is none yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class TamiyoStepEvaluatedPayload(Payload):
+    """A service answered one packet. None is unmeasured."""
+
+    epoch: int
+    packet_id: str
+    command_id: str
+    operation: str
+    confidence: float
+    """Probability of the operation, and of the slot where it names one, 0…1."""
+    risk_level: str
+    tamiyo_policy_version: str
+    architecture_version: str
+    gnn_inference_latency_ms: float
+    """Packet in, command out."""
+    gnn_inference_latency_p50_ms: float
+    """Over the last steps, this one included."""
+    gnn_inference_latency_p95_ms: float
+    gnn_compile_enabled: bool
+    gnn_feature_coverage: float
+    """Mean share of features that were measured, 0…1."""
+    gnn_feature_coverage_types: Mapping[str, float]
+    """Node or edge family → share of its features that were measured."""
+    health_indicators: Mapping[str, str]
+    """`policy`: architecture; `gnn_compile`: 1 or 0."""
+    gnn_compile_warm_ms: float | None = None
+    blending_method: str | None = None
+    """None where the command blends nothing."""
+    training_run_id: str | None = None
+    slot_id: str | None = None
+    seed_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldReportPayload(Payload):
+    """What became of a command, or of a seed."""
+
+    report_id: str
+    outcome: str
+    """SUCCESS, NEUTRAL, REGRESSION or ABORTED."""
+    tamiyo_policy_version: str
+    observation_window_epochs: int
+    metrics: Mapping[str, float]
+    command_id: str | None = None
+    """None for the life of a seed."""
+    training_run_id: str | None = None
+    seed_id: str | None = None
+    slot_id: str | None = None
+    blueprint_id: str | None = None
+    final_stage: str | None = None
+    """Of a seed's life; None for a command."""
+    follow_up_actions: tuple[str, ...] = ()
+    notes: str = ""

@@ -26,8 +26,8 @@ class TolariaEpochPayload(Payload):
     train_accuracy: float | None = None
     committed_accuracy: float | None = None
     """Validation accuracy with fossils alone."""
-    host_grad_norm: float | None = None
-    """Before clipping."""
+    host_grad_norm_pre_clip: float | None = None
+    """L2 norm over everything that trains, host and seeds, at the epoch's last step."""
     host_lr: float | None = None
     host_params: int | None = None
     seed_params: int | None = None
@@ -39,6 +39,14 @@ class TolariaEpochPayload(Payload):
     backward_time_ms: float | None = None
     optimizer_step_time_ms: float | None = None
     data_transfer_time_ms: float | None = None
+    """Picking and augmenting batches and bringing them to the device. Times of steps are sums over the epoch, taken in sampled epochs."""
+    grad_norm_per_layer: Mapping[str, float] | None = None
+    """Layer or seed → gradient norm before clipping, in sampled epochs as are the next three."""
+    grad_zero_fraction: float | None = None
+    """Share of gradient elements that are exactly 0."""
+    grad_norm_ratio: float | None = None
+    """Largest over smallest norm of a layer that has a gradient."""
+    grad_nan_layers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +65,17 @@ class TolariaBatchPayload(Payload):
     """Planned for the run."""
     n_envs: int
     rolling_accuracy: float | None = None
+    """Mean of `avg_accuracy` over the latest rounds."""
     env_accuracies: tuple[float, ...] | None = None
     start_episode: int | None = None
+    requested_episodes: int | None = None
+    """Of this round."""
     avg_utility: float | None = None
+    num_pareto: int | None = None
+    """Episodes of the round that no other dominates in accuracy, parameter ratio and stability."""
+    hypervolume: float | None = None
+    """Area of (accuracy, parameter ratio) that the round's episodes dominate, up to 0 % and ratio 2."""
+    rollback_count: int | None = None
     env_steps: int | None = None
     """Taken in the run so far."""
     env_steps_per_sec: float | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from esper.kasmina.grad_probe import HostProbe
 from esper.leyline.load import setting
+from esper.tolaria.engine.clock import StepTimes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,8 @@ class EpochResult:
     num_batches: int
     wall_sec: float = field(compare=False)
     """This host's share of the time it took."""
+    step_times: StepTimes | None = field(default=None, compare=False)
+    """This host's share of the parts of its steps; None if they were not to be timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class TrainEpoch:
     """Asks an engine to train through the data once; answered by an `EpochResult`."""
 
     epoch: int
+    is_timed: bool = False
+    """Also tell how long the parts of its steps took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,7 @@ class Engine(Protocol):
         """Source of data order, augmentation and what layers draw."""
         ...
 
-    def train_epoch(self, epoch: int) -> EpochResult:
+    def train_epoch(self, epoch: int, *, is_timed: bool = False) -> EpochResult:
         """Train through the data once; `epoch` counts from 0 and selects order, augmentation and learning rate."""
         ...
 
@@ -163,8 +168,8 @@ class Engine(Protocol):
 def answer(engine: Engine, call: Call) -> Answer:
     """Let an engine do what is asked of it."""
     match call:
-        case TrainEpoch(epoch):
-            return engine.train_epoch(epoch)
+        case TrainEpoch(epoch, is_timed):
+            return engine.train_epoch(epoch, is_timed=is_timed)
         case Evaluate(split, configurations):
             return engine.evaluate(split, configurations)
         case Probe():

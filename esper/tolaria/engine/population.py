@@ -14,6 +14,7 @@ from esper.kasmina.population.model import Population
 from esper.kasmina.population.probe import probe_population
 from esper.tolaria.engine.base import EpochResult, Evaluation, EvaluationSplit
 from esper.tolaria.engine.batching import join, training_batch
+from esper.tolaria.engine.clock import StepClock
 from esper.tolaria.engine.flat_optimizer import FlatOptimizer
 from esper.tolaria.engine.sequential import learning_rate
 
@@ -45,9 +46,9 @@ class PopulationEngine:
         self._population = Population([member.model for member in members])
         self._optimizer: FlatOptimizer | None = None
 
-    def train_epoch(self, epoch: int) -> list[EpochResult]:
+    def train_epoch(self, epoch: int, *, is_timed: bool = False) -> list[EpochResult]:
         """Train every member through its data once."""
-        started = time.perf_counter()
+        started, clock = time.perf_counter(), StepClock(self.members[0].dataset.train_x.device, is_running=is_timed)
         first, size = self.members[0], len(self.members)
         self._refresh()
         for member in self.members:
@@ -61,26 +62,31 @@ class PopulationEngine:
         num_labels, num_steps, rate = 0, 0, first.plan.learning_rate
         optimizer, norms = self._own_optimizer(), None
         try:
+            clock.lap()
             for index in batches:
                 rate = learning_rate(first.config, first.plan, (epoch + num_steps / len(batches)) / first.plan.max_epochs)
                 x, y = training_batch(datasets, index, variations)
+                clock.lap("transfer")
                 logits = self._population.forward(self._population.arrange(x), streams.of)
                 losses = _losses(logits, y).mean(1)
-                norms = self._update(optimizer, losses.sum(), rate, is_last=num_steps + 1 == len(batches))
+                clock.lap("forward")
+                norms = self._update(optimizer, losses.sum(), clock, rate=rate, is_last=num_steps + 1 == len(batches))
                 num_steps += 1
                 with torch.no_grad():
                     total_loss += losses.detach() * y[0].numel()
                     num_correct += (logits.argmax(-1) == y).flatten(1).sum(1)
                     num_labels += y[0].numel()
+                clock.lap()
         finally:
             optimizer.hand_back(num_steps, rate)
         assert norms is not None
         for member in self.members:
             member.model.observe_gradients()
         figures = torch.stack([total_loss.double() / num_labels, 100.0 * num_correct.double() / num_labels, norms.double()]).tolist()
-        wall_sec = (time.perf_counter() - started) / size
+        wall_sec, times = (time.perf_counter() - started) / size, clock.times()
+        share = None if times is None else times.divided_by(size)
         return [
-            EpochResult(loss, accuracy, norm, learning_rate=rate, num_batches=len(batches), wall_sec=wall_sec)
+            EpochResult(loss, accuracy, norm, learning_rate=rate, num_batches=len(batches), wall_sec=wall_sec, step_times=share)
             for loss, accuracy, norm in zip(*figures, strict=True)
         ]
 
@@ -141,14 +147,16 @@ class PopulationEngine:
         orders = [torch.randperm(count, generator=member.seeds.child("order", epoch).torch()) for member in self.members]
         return torch.stack(orders).to(self.members[0].dataset.train_y.device)
 
-    def _update(self, optimizer: FlatOptimizer, loss: Tensor, rate: float, *, is_last: bool) -> Tensor | None:
+    def _update(self, optimizer: FlatOptimizer, loss: Tensor, clock: StepClock, *, rate: float, is_last: bool) -> Tensor | None:
         """Take one step; returns each member's gradient norm before clipping, where it is known or the step is the last."""
         storage, limit = self._population.storage, self.members[0].config.max_grad_norm
         (gradient,) = torch.autograd.grad(loss, storage.leaf)
+        clock.lap("backward")
         norms = storage.square_sums(gradient, len(self.members)).sqrt() if is_last or limit is not None else None
         if norms is not None and limit is not None:
             storage.scale(gradient, (limit / (norms + 1e-6)).clamp(max=1.0))
         optimizer.step(gradient, rate)
+        clock.lap("optimizer")
         if is_last:
             storage.hand_out(gradient)
         return norms

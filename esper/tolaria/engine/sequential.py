@@ -14,6 +14,7 @@ from esper.kasmina.grad_probe import HostProbe, probe
 from esper.leyline.uncompiled import SGD, AdamW
 from esper.tolaria.data import Dataset, augment, batches
 from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, EvaluationSplit, TrainingPlan
+from esper.tolaria.engine.clock import StepClock
 from esper.tolaria.engine.compiled import Graphs, HostSteps
 from esper.tolaria.engine.layouts import choices_for, host_traits, lay_out
 from esper.tolaria.engine.schedule import hold_then_decay
@@ -68,9 +69,9 @@ class SequentialEngine:
         """How the host computes with the seeds that it has now, and why."""
         return self._layouts[any(slot.computes for slot in self.model.seed_slots)]
 
-    def train_epoch(self, epoch: int) -> EpochResult:
+    def train_epoch(self, epoch: int, *, is_timed: bool = False) -> EpochResult:
         """Train through the data once."""
-        started = time.perf_counter()
+        started, clock = time.perf_counter(), StepClock(self.dataset.train_x.device, is_running=is_timed)
         self.model.train()
         num_batches = -(-len(self.dataset.train_x) // self.plan.batch_size)
         total_loss = torch.zeros((), device=self.dataset.train_x.device)
@@ -80,16 +81,20 @@ class SequentialEngine:
         layout = self.layout
         self._steps.begin_epoch(layout, batch_size=self.plan.batch_size, steps_left=num_batches * (self.plan.max_epochs - epoch))
         with self.seeds.child("layers", epoch).torch_scope():
+            clock.lap()
             for step, (x, y) in enumerate(self._batches(epoch)):
+                clock.lap("transfer")
                 self._set_learning_rate((epoch + step / num_batches) / self.plan.max_epochs)
                 with self._precision(layout):
                     logits = in_full(self._steps.forward(lay_out(x, layout.memory_format)))
                     loss = cross_entropy(logits, y)
-                gradient_norm = self._update(loss, is_last=step + 1 == num_batches)
+                clock.lap("forward")
+                gradient_norm = self._update(loss, clock, is_last=step + 1 == num_batches)
                 with torch.no_grad():
                     total_loss += loss.detach() * y.numel()
                     num_correct += (logits.argmax(-1) == y).sum()
                     num_labels += y.numel()
+                clock.lap()
         self.model.observe_gradients()
         return EpochResult(
             loss=float(total_loss) / num_labels,
@@ -98,6 +103,7 @@ class SequentialEngine:
             learning_rate=self.optimizer.param_groups[0]["lr"],
             num_batches=num_batches,
             wall_sec=time.perf_counter() - started,
+            step_times=clock.times(),
         )
 
     @torch.no_grad()
@@ -139,17 +145,19 @@ class SequentialEngine:
             return nullcontext()
         return torch.autocast(self.dataset.train_x.device.type, torch.bfloat16)
 
-    def _update(self, loss: Tensor, *, is_last: bool) -> Tensor | None:
+    def _update(self, loss: Tensor, clock: StepClock, *, is_last: bool) -> Tensor | None:
         """Take one step; returns the gradient norm before clipping where it is known or the step is the epoch's last."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        clock.lap("backward")
         norm: Tensor | None = None
         if self.config.max_grad_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         elif is_last:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.optimizer.step()
+        clock.lap("optimizer")
         return norm
 
     def _set_learning_rate(self, progress: float) -> None:

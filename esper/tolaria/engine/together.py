@@ -81,7 +81,7 @@ class Together:
         self._engines[place] = engine
         first = calls[0][1]
         if isinstance(first, TrainEpoch):
-            return engine.train_epoch(first.epoch)
+            return engine.train_epoch(first.epoch, is_timed=first.is_timed)
         if isinstance(first, Probe):
             return engine.probe()
         evaluations = [call for _, call in calls if isinstance(call, Evaluate)]

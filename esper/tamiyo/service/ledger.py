@@ -1,0 +1,226 @@
+"""The command ledger: every command until its outcome is known, and every seed until its life ends."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from esper.leyline.actions import LifecycleOp
+from esper.leyline.alpha import AlphaMode
+from esper.leyline.reports import FieldOutcome, FieldReport, TrialReport
+from esper.leyline.schemas import AdaptationCommand
+from esper.leyline.stages import SeedStage, is_failure_stage
+from esper.tamiyo.service.seed_lives import EndedLife, SeedLives
+
+if TYPE_CHECKING:
+    from esper.leyline.reports import SeedStateReport
+    from esper.tamiyo.service.config import TamiyoServiceConfig
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A command that is being watched."""
+
+    command: AdaptationCommand
+    slot: int | None
+    before: TrialReport
+    follow_ups: list[str] = field(default_factory=list)
+
+    @property
+    def op(self) -> LifecycleOp:
+        operation = self.command.seed_operation
+        assert operation is not None
+        return LifecycleOp[operation.operation]
+
+    def seed_in(self, report: TrialReport) -> SeedStateReport | None:
+        return None if self.slot is None or self.slot >= len(report.slots) else report.slots[self.slot].seed
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of one training run."""
+
+    open: list[_Entry] = field(default_factory=list)
+    lives: SeedLives = field(default_factory=SeedLives)
+    last: TrialReport | None = None
+
+
+class CommandLedger:
+    """Judges commands by what was seen afterwards.
+
+        for field_report in ledger.observe(run_id, report): ...    # first what earlier commands came to
+        ledger.record(run_id, command, report)                     # then the next one
+
+    A command is judged after `window_epochs`, or at the end of its run, by the change of validation accuracy: SUCCESS, REGRESSION,
+    or NEUTRAL between. It is ABORTED if the next report shows that it was not carried out, if its seed is pruned within the window,
+    or if its run is begun again or given up.
+    """
+
+    def __init__(self, config: TamiyoServiceConfig) -> None:
+        self._config = config
+        self._runs: dict[str, _Run] = {}
+        self._reports: deque[FieldReport] = deque(maxlen=config.kept_reports)
+
+    @property
+    def reports(self) -> tuple[FieldReport, ...]:
+        """The newest field reports, oldest first."""
+        return tuple(self._reports)
+
+    @property
+    def pending(self) -> tuple[AdaptationCommand, ...]:
+        """Commands without an outcome yet."""
+        return tuple(entry.command for run in self._runs.values() for entry in run.open)
+
+    def record(self, run_id: str, command: AdaptationCommand, report: TrialReport) -> None:
+        """Remember a command that was decided on `report`."""
+        run = self._runs.setdefault(run_id, _Run(last=report))
+        slot = next((i for i, s in enumerate(report.slots) if s.slot_id == command.target_slot_id), None)
+        entry = _Entry(command, slot, report)
+        if slot is not None and command.target_slot_id is not None:
+            for earlier in run.open:
+                if earlier.slot == slot:
+                    earlier.follow_ups.append(entry.op.name)
+            if entry.op is LifecycleOp.GERMINATE:
+                run.lives.germination_ordered(command.target_slot_id, command.policy_version, command.command_id)
+            else:
+                run.lives.command_given(command.target_slot_id, command.command_id)
+        run.open.append(entry)
+
+    def observe(self, run_id: str, report: TrialReport) -> list[FieldReport]:
+        """Take a run's next report into account; returns the outcomes that it settles."""
+        told: list[FieldReport] = []
+        run = self._runs.get(run_id)
+        if run is not None and run.last is not None and report.epoch < run.last.epoch:
+            told += self.close(run_id, "the run began again")
+            run = None
+        if run is None:
+            run = _Run()
+        self._runs.pop(run_id, None)
+        self._runs[run_id] = run
+        run.last = report
+        told += self._forget_silent()
+        told += self._keep([self._tell_life(run_id, ended) for ended in run.lives.observe(report)])
+        settled = [(entry, self._judge(entry, report)) for entry in run.open]
+        run.open = [entry for entry, verdict in settled if verdict is None]
+        told += self._keep([self._tell(run_id, entry, report, verdict) for entry, verdict in settled if verdict is not None])
+        if report.done:
+            self._runs.pop(run_id)
+        return told
+
+    def close(self, run_id: str, why: str = "the run was given up") -> list[FieldReport]:
+        """Stop watching a run; what is still open is ABORTED."""
+        run = self._runs.pop(run_id, None)
+        if run is None or run.last is None:
+            return []
+        return self._keep([self._tell(run_id, entry, run.last, (FieldOutcome.ABORTED, why)) for entry in run.open])
+
+    def _forget_silent(self) -> list[FieldReport]:
+        told: list[FieldReport] = []
+        while len(self._runs) > self._config.kept_runs:
+            told += self.close(next(iter(self._runs)), "the run fell silent")
+        return told
+
+    def _judge(self, entry: _Entry, report: TrialReport) -> tuple[FieldOutcome, str] | None:
+        """Outcome and a note; None while it is open."""
+        watched = report.epoch - entry.before.epoch
+        if watched <= 0:
+            return None
+        trouble = _trouble(entry, report, is_first=watched == 1)
+        if trouble:
+            return FieldOutcome.ABORTED, trouble
+        if watched < self._config.window_epochs and not report.done:
+            return None
+        delta = report.val_accuracy - entry.before.val_accuracy
+        if delta >= self._config.success_points:
+            return FieldOutcome.SUCCESS, ""
+        if delta <= -self._config.regression_points:
+            return FieldOutcome.REGRESSION, ""
+        return FieldOutcome.NEUTRAL, ""
+
+    def _tell(self, run_id: str, entry: _Entry, report: TrialReport, verdict: tuple[FieldOutcome, str]) -> FieldReport:
+        outcome, note = verdict
+        command, before, operation = entry.command, entry.before, entry.command.seed_operation
+        return FieldReport(
+            report_id=str(uuid4()),
+            outcome=outcome,
+            tamiyo_policy_version=command.policy_version,
+            observation_window_epochs=report.epoch - before.epoch,
+            metrics=_measured(
+                accuracy_before=before.val_accuracy,
+                accuracy_after=report.val_accuracy,
+                accuracy_delta=report.val_accuracy - before.val_accuracy,
+                loss_delta=report.val_loss - before.val_loss,
+                confidence=command.confidence,
+            ),
+            command_id=command.command_id,
+            training_run_id=run_id,
+            seed_id=command.target_seed_id or _id_of(entry.seed_in(report)),
+            slot_id=command.target_slot_id,
+            blueprint_id=operation.blueprint_id if operation is not None else None,
+            follow_up_actions=tuple(entry.follow_ups),
+            notes=note,
+        )
+
+    def _tell_life(self, run_id: str, ended: EndedLife) -> FieldReport:
+        life = ended.life
+        gained = life.total_improvement
+        if life.success and gained > -self._config.regression_points:
+            outcome = FieldOutcome.SUCCESS
+        elif gained <= -self._config.regression_points:
+            outcome = FieldOutcome.REGRESSION
+        else:
+            outcome = FieldOutcome.NEUTRAL
+        return FieldReport(
+            report_id=str(uuid4()),
+            outcome=outcome,
+            tamiyo_policy_version=ended.policy_version,
+            observation_window_epochs=life.completed_epoch - life.germinated_epoch,
+            metrics=_measured(
+                accuracy_at_germination=life.accuracy_at_germination,
+                accuracy_at_completion=life.accuracy_at_completion,
+                best_accuracy=life.best_accuracy,
+                total_improvement=gained,
+            ),
+            training_run_id=run_id,
+            seed_id=ended.seed_id,
+            slot_id=ended.slot_id,
+            blueprint_id=ended.blueprint_id,
+            notes=life.failure_reason or "",
+            life=life,
+        )
+
+    def _keep(self, reports: list[FieldReport]) -> list[FieldReport]:
+        self._reports.extend(reports)
+        return reports
+
+
+def _trouble(entry: _Entry, report: TrialReport, *, is_first: bool) -> str:
+    """Why a command cannot be judged; empty if it can."""
+    if entry.op is LifecycleOp.WAIT:
+        return ""
+    seed, before = entry.seed_in(report), entry.seed_in(entry.before)
+    is_gone = seed is None or is_failure_stage(seed.stage)
+    if entry.op is LifecycleOp.PRUNE:
+        is_fading = seed is not None and (seed.alpha_mode is AlphaMode.DOWN or seed.alpha_target == 0.0)
+        return "not carried out: the seed is still there" if is_first and not (is_gone or is_fading) else ""
+    if is_gone:
+        missing = is_first and entry.op is LifecycleOp.GERMINATE and seed is None
+        return "not carried out: no seed appeared" if missing else "its seed was pruned within the window"
+    assert seed is not None
+    if entry.op is LifecycleOp.FOSSILIZE and is_first and seed.stage is not SeedStage.FOSSILIZED:
+        return f"not carried out: the seed is {seed.stage.name}"
+    if entry.op is LifecycleOp.ADVANCE and is_first and before is not None and seed.stage is before.stage:
+        return f"not carried out: the seed is still {seed.stage.name}"
+    return ""
+
+
+def _measured(**metrics: float) -> dict[str, float]:
+    """What is a number; the rest was not measured."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _id_of(seed: SeedStateReport | None) -> str | None:
+    return None if seed is None else seed.seed_id

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import pickle
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from esper.leyline.actions import NUM_HEADS
+from esper.tamiyo.graph_builder import GraphBuilder
+from esper.tamiyo.registries import Registries
+from esper.tamiyo.service import Observing, PolicyRejectedError, Rejection, load_policy, save_policy
+from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH, busy_report
+from tests.tamiyo.service.policies import DIGESTS, OBSERVING, REGISTRIES, make_policy, store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_a_policy_comes_back_as_it_was(tmp_path: Path) -> None:
+    policy = make_policy(3)
+    version = save_policy(tmp_path / "p", policy, OBSERVING, digests=DIGESTS, num_updates=28, source={"task": "smoke"})
+    stored = load_policy(tmp_path / "p", digests=DIGESTS)
+    assert stored.version == version
+    assert version.startswith("gnn_v1-28-")
+    assert (stored.observing, stored.digests, stored.source) == (OBSERVING, DIGESTS, {"task": "smoke"})
+    builder = GraphBuilder(LIMITS, steps_per_epoch=STEPS_PER_EPOCH, registries=REGISTRIES)
+    batch = builder.build([busy_report(np.random.default_rng(seed)) for seed in range(4)])
+    noise = np.random.default_rng(0).random((4, NUM_HEADS))
+    ours, theirs = policy.act(batch, noise), stored.policy.act(batch, noise)
+    np.testing.assert_array_equal(ours.actions, theirs.actions)
+    np.testing.assert_array_equal(ours.log_prob, theirs.log_prob)
+    assert not any(parameter.requires_grad for parameter in stored.policy.parameters())
+
+
+def test_the_directory_holds_what_operators_look_for(tmp_path: Path) -> None:
+    path = store(tmp_path / "p")
+    files = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    registries = {f"registries/{kind}.json" for kind in REGISTRIES.digests()}
+    assert files == {"manifest.json", "weights.safetensors", "gnn_norms.json"} | registries
+    assert json.loads((path / "manifest.json").read_text())["architecture_version"] == "gnn_v1"
+    assert set(json.loads((path / "gnn_norms.json").read_text())["metrics"]) >= {"samples_per_s", "hook_latency_ms"}
+
+
+def test_a_version_names_the_weights(tmp_path: Path) -> None:
+    again, same, other = (load_policy(store(tmp_path / name, seed)).version for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert again == same
+    assert again != other
+
+
+def test_loading_leaves_torchs_own_generator_alone(tmp_path: Path) -> None:
+    path = store(tmp_path / "p")
+    before = torch.get_rng_state()
+    load_policy(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
+    path = store(tmp_path / "p")
+    with pytest.raises(FileExistsError):
+        store(path, 1)
+    assert [file.name for file in tmp_path.iterdir()] == ["p"]
+
+
+def _cut(path: Path) -> None:
+    weights = path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray((path / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "weights.safetensors").write_bytes(data)
+
+
+def _edit(path: Path, **changes: object) -> None:
+    file = path / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def _lack(path: Path, *names: str) -> None:
+    file = path / "manifest.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key not in names}))
+
+
+def _legacy(path: Path) -> None:
+    for file in sorted(path.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    path.rmdir()
+    torch.save({"fc1.weight": torch.zeros(2, 2)}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (_cut, Rejection.ALTERED),
+        (_flip, Rejection.ALTERED),
+        (lambda path: (path / "gnn_norms.json").write_text("{}"), Rejection.ALTERED),
+        (lambda path: (path / "registries" / "blueprints.json").write_text(Registries.standard().blueprints.to_json()), Rejection.ALTERED),
+        (lambda path: _edit(path, policy_version="gnn_v1-99-aaaaaaaaaaaa"), Rejection.ALTERED),
+        (lambda path: _edit(path, digests={}), Rejection.ALTERED),
+        (lambda path: _edit(path, architecture_version="ffn_v0"), Rejection.ARCHITECTURE),
+        (_legacy, Rejection.ARCHITECTURE),
+        (lambda path: _lack(path, "sha256"), Rejection.UNREADABLE),
+        (lambda path: (path / "weights.safetensors").unlink(), Rejection.UNREADABLE),
+        (lambda path: (path / "manifest.json").unlink(), Rejection.UNREADABLE),
+        (lambda path: (path / "manifest.json").write_text('{"format": '), Rejection.UNREADABLE),
+        (lambda path: (path / "manifest.json").write_text("[1]"), Rejection.UNREADABLE),
+    ],
+)
+def test_a_damaged_directory_is_refused(damage: Callable[[Path], object], kind: Rejection, tmp_path: Path) -> None:
+    path = store(tmp_path / "p")
+    damage(path)
+    with pytest.raises(PolicyRejectedError) as refused:
+        load_policy(path)
+    assert refused.value.kind is kind
+    assert str(path) in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("digests", [{**DIGESTS, "catalogue": "xyz"}, {"catalogue": "abc"}, {**DIGESTS, "more": "1"}])
+def test_registries_that_mean_something_else_are_refused(digests: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(PolicyRejectedError, match="digest of") as refused:
+        load_policy(store(tmp_path / "p"), digests=digests)
+    assert refused.value.kind is Rejection.DIGEST
+
+
+def test_registries_must_be_those_that_the_manifest_vouches_for(tmp_path: Path) -> None:
+    other = Observing(Registries.standard(blueprints=["conv"]), LIMITS, STEPS_PER_EPOCH)
+    with pytest.raises(PolicyRejectedError) as refused:
+        load_policy(store(tmp_path / "p", observing=other))
+    assert refused.value.kind is Rejection.DIGEST
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    policy = make_policy(0)
+    next(iter(policy.parameters())).data.fill_(float("nan"))
+    save_policy(tmp_path / "p", policy, OBSERVING, digests=DIGESTS, num_updates=0, source={})
+    with pytest.raises(PolicyRejectedError, match="not finite") as refused:
+        load_policy(tmp_path / "p")
+    assert refused.value.kind is Rejection.WEIGHTS
+
+
+def test_a_refusal_travels_between_processes(tmp_path: Path) -> None:
+    error = PolicyRejectedError(tmp_path, Rejection.DIGEST, "other")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.path, copy.kind, copy.detail, str(copy)) == (tmp_path, Rejection.DIGEST, "other", str(error))

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from esper.leyline.actions import LifecycleOp
+from esper.leyline.alpha import BLENDING_METHODS
+from esper.leyline.masks import explain_illegal
+from esper.leyline.packets import PacketError, SeedState, SystemStatePacket
+from esper.leyline.reports import FieldOutcome
+from esper.leyline.schemas import AdaptationCommand, CommandType, RiskLevel
+from esper.leyline.stages import SeedStage
+from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType, record_batch
+from esper.tamiyo.graph_builder import GraphBuilder
+from esper.tamiyo.packet_adapter import report_from_packet
+from esper.tamiyo.service import PolicyRejectedError, Rejection, TamiyoService, TamiyoServiceConfig, action_of, load_policy
+from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH
+from tests.tamiyo.service.packets import HOST, MAX_EPOCHS, ObedientHost, make_packet
+from tests.tamiyo.service.policies import DIGESTS, REGISTRIES, store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SLOT_IDS = tuple(slot.slot_id for slot in HOST.slots)
+PLACES = {REGISTRIES.blueprints.name(place + 1): place for place in range(32)}
+NUM_STEPS, NUM_SWAPS = 1000, 20
+
+
+class Listener:
+    """Keeps events, and makes sure that they could be stored."""
+
+    def __init__(self) -> None:
+        self.events: list[TelemetryEvent] = []
+
+    def emit(self, event: TelemetryEvent) -> None:
+        record_batch([event])
+        self.events.append(event)
+
+    def of(self, event_type: TelemetryEventType) -> list[TelemetryEvent]:
+        return [event for event in self.events if event.event_type is event_type]
+
+
+def make_service(path: Path, listener: Listener | None = None, **settings: int) -> TamiyoService:
+    service = TamiyoService(path, emitter=listener, config=TamiyoServiceConfig(**settings))  # type: ignore[arg-type]
+    service.register_host("run", HOST)
+    return service
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return store(tmp_path / "p")
+
+
+def test_a_command_is_what_the_policy_would_do_by_itself(directory: Path) -> None:
+    service = make_service(directory)
+    policy = load_policy(directory).policy
+    builder = GraphBuilder(LIMITS, steps_per_epoch=STEPS_PER_EPOCH, registries=REGISTRIES, policy_version=service.policy_version)
+    for epoch in range(MAX_EPOCHS):
+        packet = make_packet(epoch, 40.0 + epoch)
+        report = report_from_packet(packet, HOST, limits=LIMITS)
+        expected = policy.select_action(builder.build([report]))
+        command = service.evaluate_step(packet)
+        assert action_of(command, slot_ids=SLOT_IDS, places=PLACES) == expected
+        assert explain_illegal(expected, report.masks) is None
+
+
+def test_a_command_says_what_an_executor_and_an_operator_need(directory: Path) -> None:
+    command = make_service(directory, execution_deadline_ms=500).evaluate_step(make_packet())
+    assert command.command_type is CommandType.SEED
+    assert command.issued_by == "tamiyo"
+    assert (command.training_run_id, command.execution_deadline_ms) == ("run", 500)
+    assert 0.0 < command.confidence <= 1.0
+    assert isinstance(command.risk_level, RiskLevel)
+    assert command.policy_version == load_policy(directory).version
+    notes = command.annotations
+    assert 0.0 < float(notes["feature_coverage"]) < 1.0
+    types, keys = json.loads(notes["feature_coverage_types"]), json.loads(notes["feature_coverage_keys"])
+    assert {"layer", "seed"} <= set(types)
+    assert all(0.0 <= share <= 1.0 for share in (*types.values(), *keys.values()))
+    risks = json.loads(notes["risk_probabilities"])
+    assert sum(risks.values()) == pytest.approx(1.0, abs=1e-3)
+    assert max(risks, key=risks.__getitem__) == command.risk_level.name
+    assert set(json.loads(notes["blending_probabilities"])) == set(BLENDING_METHODS)
+
+
+def test_a_run_that_was_never_described_is_answered(directory: Path) -> None:
+    command = make_service(directory).evaluate_step(make_packet(run="stranger"))
+    assert command.seed_operation is not None
+    assert command.seed_operation.operation == "WAIT"
+    seed = SeedState("s", SeedStage.TRAINING, slot_id="somewhere", blueprint_place=2, is_gate_open=True, age_epochs=9)
+    assert make_service(directory).evaluate_step(replace(make_packet(run=None), seed_states=(seed,))).training_run_id == "default"
+
+
+def test_an_impossible_packet_is_a_typed_error_and_leaves_no_trace(directory: Path) -> None:
+    listener = Listener()
+    service = make_service(directory, listener)
+    with pytest.raises(PacketError, match="current_epoch"):
+        service.evaluate_step(replace(make_packet(), current_epoch=-1))
+    assert listener.of(TelemetryEventType.TAMIYO_STEP_EVALUATED) == []
+    assert service.ledger.pending == ()
+
+
+def test_a_step_is_told_with_latency_coverage_and_health(directory: Path) -> None:
+    listener = Listener()
+    service = make_service(directory, listener)
+    commands = [service.evaluate_step(make_packet(epoch)) for epoch in range(3)]
+    told = listener.of(TelemetryEventType.TAMIYO_STEP_EVALUATED)
+    assert [event.data.to_dict()["command_id"] for event in told] == [command.command_id for command in commands]
+    last = told[-1].data.to_dict()
+    assert 0.0 < last["gnn_inference_latency_p50_ms"] <= last["gnn_inference_latency_p95_ms"]
+    assert last["gnn_feature_coverage"] == pytest.approx(float(commands[-1].annotations["feature_coverage"]), abs=1e-4)
+    assert last["health_indicators"] == service.health_indicators == {"policy": "gnn_v1", "gnn_compile": "0"}
+    assert (last["gnn_compile_enabled"], last["gnn_compile_warm_ms"]) == (False, None)
+    metrics = service.metrics()
+    assert metrics["tamiyo.gnn.inference.latency_ms.p95"] == last["gnn_inference_latency_p95_ms"]
+    assert metrics["tamiyo.gnn.compile_enabled"] == 0.0
+    assert metrics["tamiyo.gnn.feature_coverage"] == last["gnn_feature_coverage"]
+    assert "tamiyo.gnn.feature_coverage.layer" in metrics
+    assert "tamiyo.gnn.compile_warm_ms" not in metrics
+
+
+def test_a_whole_run_fills_the_ledger(directory: Path) -> None:
+    listener = Listener()
+    service = make_service(directory, listener, window_epochs=3)
+    host, commands = ObedientHost(), list[AdaptationCommand]()
+    while host.epoch <= MAX_EPOCHS:
+        commands.append(service.evaluate_step(host.packet()))
+        host.obey(commands[-1])
+    reports = service.ledger.reports
+    outcomes = {report.command_id: report for report in reports if report.life is None}
+    assert set(outcomes) == {command.command_id for command in commands[:-1]}
+    assert service.ledger.pending == ()
+    assert {report.outcome for report in outcomes.values()} <= {FieldOutcome.SUCCESS, FieldOutcome.ABORTED}
+    germinations = [c for c in commands if c.seed_operation is not None and c.seed_operation.operation == LifecycleOp.GERMINATE.name]
+    assert germinations
+    kept = [seed for seed in host.seeds.values() if seed.stage is SeedStage.FOSSILIZED]
+    lives = {report.seed_id for report in reports if report.life is not None}
+    assert {seed.seed_id for seed in kept} <= lives
+    assert len(listener.of(TelemetryEventType.FIELD_REPORT)) == len(reports)
+
+
+def test_a_run_can_be_given_up(directory: Path) -> None:
+    service = make_service(directory)
+    command = service.evaluate_step(make_packet())
+    (told,) = service.forget_run("run")
+    assert (told.command_id, told.outcome) == (command.command_id, FieldOutcome.ABORTED)
+    assert service.evaluate_step(make_packet()).annotations["feature_coverage"] != command.annotations["feature_coverage"]
+
+
+def test_another_policy_is_served_from_the_next_step_on(directory: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    service = make_service(directory, listener)
+    first = service.evaluate_step(make_packet()).policy_version
+    second = service.update_policy(store(tmp_path / "q", 1))
+    assert service.evaluate_step(make_packet()).policy_version == service.policy_version == second != first
+    assert [event.message for event in listener.of(TelemetryEventType.CHECKPOINT_LOADED)] == [first, second]
+
+
+def test_a_refused_policy_is_told_and_changes_nothing(directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listener = Listener()
+    service = make_service(directory, listener)
+    before = service.evaluate_step(make_packet())
+    altered, foreign = store(tmp_path / "q", 1), store(tmp_path / "r", 1, digests={**DIGESTS, "catalogue": "xyz"})
+    (altered / "weights.safetensors").write_bytes(b"")
+    legacy = tmp_path / "tamiyo_ffn.pt"
+    legacy.write_bytes(b"\x80\x04.")
+    for path, kind in ((altered, Rejection.ALTERED), (foreign, Rejection.DIGEST), (legacy, Rejection.ARCHITECTURE)):
+        with caplog.at_level(logging.WARNING), pytest.raises(PolicyRejectedError) as refused:
+            service.update_policy(path)
+        assert refused.value.kind is kind
+        told = listener.of(TelemetryEventType.POLICY_UPDATE_REJECTED)[-1]
+        assert told.severity == "warning"
+        payload = told.data.to_dict()
+        assert (payload["rejection"], payload["path"], payload["tamiyo_policy_version"]) == (kind.value, str(path), before.policy_version)
+    assert len(listener.of(TelemetryEventType.POLICY_UPDATE_REJECTED)) == 3
+    assert sum("policy_update_rejected" in record.message for record in caplog.records) == 3
+    after = service.evaluate_step(make_packet())
+    assert (after.policy_version, after.annotations) == (before.policy_version, before.annotations)
+
+
+def test_a_service_without_a_first_policy_does_not_begin(tmp_path: Path) -> None:
+    listener = Listener()
+    with pytest.raises(PolicyRejectedError):
+        TamiyoService(tmp_path / "nowhere", emitter=listener)
+    (told,) = listener.events
+    assert told.data.to_dict()["tamiyo_policy_version"] is None
+
+
+def test_no_step_fails_or_mixes_policies_while_they_are_exchanged(tmp_path: Path) -> None:
+    directories = [store(tmp_path / str(seed), seed) for seed in range(3)]
+    packet = make_packet()
+    alone = {}
+    for path in directories:
+        command = make_service(path).evaluate_step(packet)
+        alone[command.policy_version] = command.annotations["value_estimate"]
+    assert len(set(alone.values())) == len(directories)
+    service = make_service(directories[0])
+    commands: list[AdaptationCommand] = []
+    failures: list[BaseException] = []
+    gates = [threading.Event() for _ in range(NUM_SWAPS)]
+
+    def serve() -> None:
+        try:
+            for step in range(NUM_STEPS):
+                if step % (NUM_STEPS // NUM_SWAPS) == 0:
+                    gates[step * NUM_SWAPS // NUM_STEPS].set()
+                commands.append(service.evaluate_step(packet))
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    for swap, gate in enumerate(gates, start=1):
+        assert gate.wait(timeout=120)
+        service.update_policy(directories[swap % len(directories)])
+    thread.join(timeout=120)
+    assert failures == []
+    assert len(commands) == len({command.command_id for command in commands}) == NUM_STEPS
+    assert {command.policy_version for command in commands} == set(alone)
+    assert all(command.annotations["value_estimate"] == alone[command.policy_version] for command in commands)
+
+
+def test_numbers_that_are_none_never_become_a_decision(directory: Path) -> None:
+    listener = Listener()
+    service = make_service(directory, listener)
+    for value in (float("nan"), float("inf"), -1e308):
+        packet = replace(make_packet(), validation_loss=value, training_metrics={"loss": value, "gradient_norm": abs(value)})
+        command = service.evaluate_step(packet)
+        assert np.isfinite(command.confidence)
+        assert np.isfinite(float(command.annotations["value_estimate"]))
+    service.evaluate_step(make_packet(MAX_EPOCHS))
+    assert all(np.isfinite(list(report.metrics.values())).all() for report in service.ledger.reports)
+
+
+ANY_NUMBER = st.floats(allow_nan=True, allow_infinity=True)
+ANY_SEED = st.builds(
+    SeedState,
+    seed_id=st.sampled_from(["a", "b"]),
+    stage=st.sampled_from(SeedStage),
+    gradient_norm=st.none() | ANY_NUMBER,
+    layer_depth=st.none() | st.integers(-1, 5),
+    metrics=st.dictionaries(st.sampled_from(["contribution", "accuracy_at_germination", "unheard_of"]), ANY_NUMBER),
+    age_epochs=st.none() | st.integers(-1, 20),
+    slot_id=st.none() | st.sampled_from([*SLOT_IDS, "elsewhere"]),
+    blueprint_place=st.none() | st.integers(-1, 40),
+    alpha=st.none() | ANY_NUMBER,
+    is_gate_open=st.booleans(),
+)
+ANY_PACKET = st.builds(
+    SystemStatePacket,
+    current_epoch=st.integers(-1, 30),
+    validation_accuracy=ANY_NUMBER | st.floats(0.0, 100.0),
+    validation_loss=ANY_NUMBER,
+    training_metrics=st.dictionaries(st.sampled_from(["loss", "gradient_norm", "learning_rate", "nonsense"]), ANY_NUMBER),
+    seed_states=st.lists(ANY_SEED, max_size=3).map(tuple),
+    training_run_id=st.sampled_from([None, "run", "stranger"]),
+    max_epochs=st.none() | st.integers(0, 40),
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(packets=st.lists(ANY_PACKET, min_size=1, max_size=4))
+def test_whatever_comes_in_a_command_or_a_typed_error_comes_out(directory: Path, packets: list[SystemStatePacket]) -> None:
+    service = make_service(directory, Listener())
+    for packet in packets:
+        try:
+            command = service.evaluate_step(packet)
+        except PacketError:
+            continue
+        assert 0.0 < command.confidence <= 1.0
+        assert np.isfinite(float(command.annotations["value_estimate"]))
