@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
+
+from esper.karn.sandbox import Answer, QueryLimits, answer, connect_confined
+from esper.karn.views.overlay import overlay_views
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,17 +18,16 @@ if TYPE_CHECKING:
 
 TELEMETRY_FILE = "telemetry.duckdb"
 SNAPSHOT_FILE = "telemetry.snapshot.duckdb"
-_SANDBOX = {
-    "enable_external_access": "false",
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "lock_configuration": "true",
-}
-"""Statements may read this one file and nothing else."""
+NEWEST_SCHEMA = 1
+"""Version of the file's own tables up to which this code can read."""
 
 
 class StoreError(RuntimeError):
     """There is no telemetry to read, or it cannot be read now; the message says what to do."""
+
+
+class _OwnedElsewhereError(StoreError):
+    """Another process has the file open for writing."""
 
 
 class Store:
@@ -43,34 +46,73 @@ class Store:
 
     @classmethod
     def open(cls, run_dir: Path | str) -> Self:
-        """Open the telemetry in `run_dir`.
+        """Open the telemetry in `run_dir`, or a telemetry file by its own name.
 
         A living run owns its file, and a reader in its way would keep it from starting again: then, and where only a
-        snapshot is left, the snapshot is read.
+        snapshot is left, the snapshot is read. Files of earlier versions get today's views; nothing in them is changed.
 
         Raises:
-            StoreError: If there is no telemetry, if a living run has published no snapshot, or if the file is damaged.
+            StoreError: If there is no telemetry, if a living run has published no snapshot, or if the file is damaged or no
+                telemetry file.
         """
-        live, snapshot = Path(run_dir) / TELEMETRY_FILE, Path(run_dir) / SNAPSHOT_FILE
+        root = Path(run_dir)
+        if root.is_file():
+            return cls._open_file(root)
+        live, snapshot = root / TELEMETRY_FILE, root / SNAPSHOT_FILE
         if not live.exists() and not snapshot.exists():
-            raise StoreError(f"{run_dir} holds neither {TELEMETRY_FILE} nor {SNAPSHOT_FILE}; is it a run's folder?")
+            raise StoreError(f"{run_dir} holds neither {TELEMETRY_FILE} nor {SNAPSHOT_FILE}; is it a run's folder?{_recorded_off(root)}")
         if not live.exists():
-            return cls(snapshot, _connect(snapshot))
+            return cls._open_file(snapshot)
         try:
-            return cls(live, _connect(live))
-        except duckdb.Error as error:
-            if not _is_owned_elsewhere(error):
-                raise StoreError(f"{live} cannot be read: {error}") from error
+            return cls._open_file(live)
+        except _OwnedElsewhereError as error:
             if not snapshot.exists():
                 raise StoreError(
-                    f"{live} belongs to a running process that has not published {SNAPSHOT_FILE} yet; try again later"
+                    f"{live} belongs to a running process that has not published {SNAPSHOT_FILE} yet; try again in a minute, or when the "
+                    "run has ended"
                 ) from error
-        return cls(snapshot, _connect(snapshot))
+        except StoreError as error:
+            if snapshot.exists():
+                raise StoreError(f"{error}; an earlier state can be read from {snapshot}") from error
+            raise
+        return cls._open_file(snapshot)
+
+    @classmethod
+    def _open_file(cls, path: Path) -> Self:
+        connection = None
+        try:
+            connection = connect_confined(path)
+            _require_telemetry(connection, path)
+            overlay_views(connection)
+        except duckdb.Error as error:
+            if connection is not None:
+                connection.close()
+            if _is_owned_elsewhere(error):
+                raise _OwnedElsewhereError(f"{path} belongs to a running process") from error
+            raise StoreError(f"{path} cannot be read: {str(error).strip()}") from error
+        except StoreError:
+            if connection is not None:
+                connection.close()
+            raise
+        return cls(path, connection)
 
     @property
     def is_snapshot(self) -> bool:
         """Whether a living run's snapshot is read, which may lag behind."""
         return self.path.name == SNAPSHOT_FILE
+
+    @property
+    def age_sec(self) -> float:
+        """Seconds since the file was written last."""
+        return time.time() - self.path.stat().st_mtime
+
+    def ask(self, sql: str, limits: QueryLimits | None = None) -> Answer:
+        """Run one statement of a user, within limits.
+
+        Raises:
+            QueryError: If it does not read, is wrong, or exceeds its limits.
+        """
+        return answer(self._connection, sql, limits or QueryLimits())
 
     def table(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
         """Run a query; timestamps are UTC."""
@@ -92,8 +134,17 @@ class Store:
         self.close()
 
 
-def _connect(path: Path) -> Any:
-    return duckdb.connect(str(path), read_only=True, config=dict(_SANDBOX))
+def _require_telemetry(connection: Any, path: Path) -> None:
+    tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    if not tables >= {"schema_version", "high_water_marks"}:
+        raise StoreError(f"{path} is a DuckDB file, but not one of Esper's telemetry")
+    found = connection.execute("SELECT max(version) FROM schema_version").fetchall()[0][0]
+    if found is not None and found > NEWEST_SCHEMA:
+        raise StoreError(f"{path} has schema version {found}; this Esper reads up to {NEWEST_SCHEMA}; use the newer one")
+
+
+def _recorded_off(root: Path) -> str:
+    return " A run with telemetry.level=off records nothing." if (root / "config.yaml").exists() else ""
 
 
 def _is_owned_elsewhere(error: Exception) -> bool:

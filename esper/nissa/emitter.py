@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esper.leyline.telemetry.schema import record_batch
+from esper.leyline.telemetry.schema import legacy_twin, record_batch
 from esper.nissa.spool import Spool
 from esper.nissa.wire import BatchId, encode, stamp
 
@@ -14,12 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pyarrow as pa
+
     from esper.leyline.telemetry.event import TelemetryEvent, TelemetryEventType
     from esper.nissa.config import TelemetryConfig
     from esper.nissa.transport import Transport
 
+logger = logging.getLogger(__name__)
+
 SEND_BATCHES = 16
 """Batches handed to the transport in one call."""
+SETTLE_RESEND_SEC = 1.0
+"""Silence of the sink after which a producer that waits for it sends again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +83,19 @@ class BufferedEmitter:
             folder=spool_folder if config.spool_disk_mb > 0 else None,
             disk_bytes=int(config.spool_disk_mb * 1e6),
         )
-        self._seq = max(transport.acknowledged(source, incarnation), self._spool.last_seq(incarnation))
+        self._stored = {incarnation: transport.acknowledged(source, incarnation)}
+        self._seq = max(self._stored[incarnation], self._spool.last_seq(incarnation))
         self._buffer: dict[TelemetryEventType, list[TelemetryEvent]] = {}
         self._num_buffered = 0
         self._num_emitted = 0
         self._num_dropped = 0
         self._last_flush_sec = self._last_progress_sec = clock()
         self._is_closed = False
+
+    @property
+    def source(self) -> str:
+        """Name of the producer."""
+        return self._source
 
     def emit(self, event: TelemetryEvent) -> None:
         """Hand over one event.
@@ -105,8 +118,35 @@ class BufferedEmitter:
         self._last_flush_sec = self._clock()
         self._collect_acknowledgements()
         self._cut()
-        self._send()
+        self._send(self._config.resend_sec)
         self._collect_acknowledgements()
+
+    def settle(self, timeout_sec: float | None = None) -> int:
+        """Ship what is gathered and wait until it is stored, so that this process may die without taking anything along.
+
+        Args:
+            timeout_sec: Longest wait; None takes it from the settings. What is not stored then stays held back.
+
+        Returns:
+            Sequence number of this life's newest batch.
+        """
+        self.flush()
+        deadline = time.monotonic() + (self._config.settle_sec if timeout_sec is None else timeout_sec)
+        while len(self._spool) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            self._collect_acknowledgements()
+            self._send(min(self._config.resend_sec, SETTLE_RESEND_SEC))
+        return self._seq
+
+    def renew(self, incarnation: int) -> None:
+        """Begin another life: what this one has gathered and not shipped is forgotten, and numbers start anew.
+
+        Args:
+            incarnation: Of the new life; the sink is told elsewhere what it shall forget of the old one.
+        """
+        self._buffer, self._num_buffered = {}, 0
+        self._incarnation = incarnation
+        self._seq = max(self._transport.acknowledged(self._source, incarnation), self._spool.last_seq(incarnation))
 
     def close(self, timeout_sec: float = 0.0) -> EmitterStats:
         """Ship the rest, wait at most `timeout_sec` for the sink, and leave what it did not take on disk.
@@ -116,11 +156,7 @@ class BufferedEmitter:
         """
         if self._is_closed:
             return self.stats()
-        self.flush()
-        deadline = time.monotonic() + timeout_sec
-        while len(self._spool) and time.monotonic() < deadline:
-            time.sleep(0.01)
-            self.flush()
+        self.settle(timeout_sec)
         self._is_closed = True
         self._spool.spill()
         return self.stats()
@@ -131,23 +167,29 @@ class BufferedEmitter:
 
     def _cut(self) -> None:
         buffer, self._buffer, self._num_buffered = self._buffer, {}, 0
-        for event_type, events in buffer.items():
-            identity = BatchId(
-                source=self._source,
-                incarnation=self._incarnation,
-                seq=self._seq + 1,
-                after=self._seq,
-                event_type=event_type.name,
-                dropped_events=self._num_dropped,
-            )
-            payload = encode(stamp(record_batch(events), identity))
-            if self._spool.add(self._incarnation, identity.seq, payload):
-                self._seq = identity.seq
-            else:
-                self._num_dropped += len(events)
+        for events in buffer.values():
+            batch = record_batch(events)
+            self._keep(batch)
+            twin = legacy_twin(batch) if self._config.legacy_events else None
+            if twin is not None:
+                self._keep(twin)
 
-    def _send(self) -> None:
-        if self._clock() - self._last_progress_sec >= self._config.resend_sec:
+    def _keep(self, batch: pa.RecordBatch) -> None:
+        identity = BatchId(
+            source=self._source,
+            incarnation=self._incarnation,
+            seq=self._seq + 1,
+            after=self._seq,
+            event_type=batch.column("event_type")[0].as_py(),
+            dropped_events=self._num_dropped,
+        )
+        if self._spool.add(self._incarnation, identity.seq, encode(stamp(batch, identity))):
+            self._seq = identity.seq
+        else:
+            self._num_dropped += batch.num_rows
+
+    def _send(self, patience_sec: float) -> None:
+        if self._clock() - self._last_progress_sec >= patience_sec:
             self._spool.rewind()
             self._last_progress_sec = self._clock()
         while self._spool.num_waiting:
@@ -161,8 +203,19 @@ class BufferedEmitter:
         if oldest is None:
             self._last_progress_sec = self._clock()
         while oldest is not None:
-            incarnation, _ = oldest
-            if not self._spool.release(incarnation, self._transport.acknowledged(self._source, incarnation)):
+            incarnation, seq = oldest
+            stored = self._transport.acknowledged(self._source, incarnation)
+            if stored < self._stored.get(incarnation, 0):
+                self._bridge(incarnation, seq, stored)
+                return
+            self._stored[incarnation] = stored
+            if not self._spool.release(incarnation, stored):
                 return
             self._last_progress_sec = self._clock()
             oldest = self._spool.oldest()
+
+    def _bridge(self, incarnation: int, oldest_seq: int, stored: int) -> None:
+        """Go on behind what a damaged store has lost after it had acknowledged it; the store keeps a record of the damage."""
+        logger.error("telemetry of %s: the sink has lost batches %d to %d", self._source, stored + 1, oldest_seq - 1)
+        self._stored[incarnation] = stored
+        self._spool.rechain(incarnation, stored)

@@ -25,6 +25,10 @@ class Verdict(Enum):
     """A predecessor is missing; forget it too, the producer sends both again."""
 
 
+ABANDONED = 1 << 62
+"""Mark of a life of which nothing more will be stored: whatever it sends counts as stored before."""
+
+
 class HighWaterMarks:
     """Highest stored sequence number of every (source, incarnation); 0 where nothing is stored."""
 
@@ -45,6 +49,10 @@ class HighWaterMarks:
     def advance(self, identity: BatchId) -> None:
         """Record that `identity` is stored."""
         self._marks[identity.source, identity.incarnation] = identity.seq
+
+    def abandon(self, source: str, incarnation: int) -> None:
+        """Record that nothing more of this life shall be stored."""
+        self._marks[source, incarnation] = ABANDONED
 
     def select_new(self, batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
         """Those of `batches` that would be new if stored in this order."""

@@ -100,6 +100,21 @@ class Spool:
         self._in_flight.extend(self._waiting)
         self._waiting, self._in_flight = self._in_flight, deque()
 
+    def rechain(self, incarnation: int, after: int) -> None:
+        """Count everything as waiting again, the oldest batch of `incarnation` as the one that follows `after`."""
+        self.rewind()
+        held = next((one for one in self._waiting if one.incarnation == incarnation), None)
+        if held is None:
+            return
+        batch = decode(held.payload if held.path is None else held.path.read_bytes())
+        payload = encode(stamp(batch, replace(identity_of(batch), after=after)))
+        if held.path is None:
+            held.payload = payload
+        else:
+            _write_atomically(held.path, payload)
+            self._used_bytes += len(payload) - held.size_bytes
+        held.size_bytes = len(payload)
+
     def release(self, incarnation: int, seq: int) -> int:
         """Forget the batches of an incarnation up to and including `seq`.
 

@@ -19,6 +19,9 @@ HOLD_THE_FILE = "import duckdb, sys\ncon = duckdb.connect(sys.argv[1])\nprint('o
 
 DIE_WHILE_WRITING = """
 import duckdb, os, sys
+from pathlib import Path
+from esper.nissa.sinks.duckdb import DuckDBSink
+DuckDBSink(Path(sys.argv[1])).close()
 con = duckdb.connect(sys.argv[1])
 con.execute("CREATE TABLE t (a VARCHAR)")
 con.execute("CHECKPOINT")
@@ -102,6 +105,48 @@ def test_statements_cannot_leave_or_change_the_file(run_dir: Path, statement: st
 def test_parameters_are_values_not_sql(run_dir: Path) -> None:
     with Store.open(run_dir) as store:
         assert store.rows("SELECT count(*) AS n FROM training_started WHERE task = ?", ["x' OR '1' = '1"]) == [{"n": 0}]
+
+
+def test_a_foreign_or_newer_file_is_named(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "foreign.duckdb")) as foreign:
+        foreign.execute("CREATE TABLE t (a INTEGER)")
+    with pytest.raises(StoreError, match="not one of Esper's telemetry"):
+        Store.open(tmp_path / "foreign.duckdb")
+    DuckDBSink(tmp_path / "newer.duckdb").close()
+    with duckdb.connect(str(tmp_path / "newer.duckdb")) as newer:
+        newer.execute("INSERT INTO schema_version VALUES (99, now()::TIMESTAMP)")
+    with pytest.raises(StoreError, match="99"):
+        Store.open(tmp_path / "newer.duckdb")
+
+
+def test_a_damaged_file_names_the_snapshot_that_is_left(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "telemetry.duckdb")
+    sink.write([heartbeat_batch(1)])
+    snapshot = sink.publish_snapshot(tmp_path / "telemetry.snapshot.duckdb")
+    sink.close()
+    (tmp_path / "telemetry.duckdb").write_bytes(b"broken" * 1000)
+    with pytest.raises(StoreError, match=f"{snapshot}"):
+        Store.open(tmp_path)
+    with Store.open(snapshot) as store:
+        assert store.rows("SELECT count(*) AS n FROM heartbeat") == [{"n": 1}]
+
+
+def test_an_old_file_gets_todays_tables_columns_and_views_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.duckdb"
+    sink = DuckDBSink(path)
+    sink.write([heartbeat_batch(1)])
+    sink.close()
+    with duckdb.connect(str(path)) as old:
+        old.execute("DROP TABLE counterfactual_matrix_computed")
+        old.execute("ALTER TABLE heartbeat DROP COLUMN env_steps")
+        old.execute("CREATE TABLE seed_sang AS SELECT * REPLACE ('SEED_SANG' AS event_type) FROM heartbeat")
+    content = path.read_bytes()
+    with Store.open(tmp_path) as store:
+        assert store.rows("SELECT env_steps, uptime_sec FROM heartbeats") == [{"env_steps": None, "uptime_sec": 1.0}]
+        assert store.rows("SELECT * FROM counterfactuals") == []
+        kinds = store.rows("SELECT event_type FROM raw_events ORDER BY event_type")
+    assert [row["event_type"] for row in kinds] == ["HEARTBEAT", "SEED_SANG"]
+    assert path.read_bytes() == content
 
 
 def test_errors_survive_pickling() -> None:

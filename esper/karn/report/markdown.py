@@ -48,7 +48,7 @@ def write_report(
     overview = run_overview(store)
     sections = [
         f"# Run of {overview.task or 'an unnamed task'}",
-        _overview_lines(overview),
+        "\n".join(f"- {name}: {value}" for name, value in overview_facts(overview).items()),
         f"![Utility by episode, value function, entropy, and what grew where]({picture.name})",
     ]
     if comparison:
@@ -65,7 +65,8 @@ def write_report(
     return report
 
 
-def _overview_lines(overview: RunOverview) -> str:
+def overview_facts(overview: RunOverview) -> dict[str, object]:
+    """What is known of a run, in words: fact → value, `unknown` where it did not say."""
     facts = {
         "started": f"{overview.started_at:%Y-%m-%d %H:%M:%S} UTC" if overview.started_at else None,
         "ended": overview.stop_reason or "not yet",
@@ -80,7 +81,7 @@ def _overview_lines(overview: RunOverview) -> str:
         "telemetry events lost": overview.dropped_events,
         "telemetry events rejected": overview.rejected_events,
     }
-    return "\n".join(f"- {name}: {'unknown' if value is None else value}" for name, value in facts.items())
+    return {name: "unknown" if value is None else value for name, value in facts.items()}
 
 
 def _growth_lines(cells: Sequence[GrowthCell]) -> str:

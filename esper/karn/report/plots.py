@@ -38,6 +38,14 @@ def plot_run(store: Store, comparison: Sequence[PolicyRow] | None, path: Path) -
     Returns:
         `path`.
     """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run_figure(store, comparison).savefig(path, format="png")
+    return path
+
+
+def run_figure(store: Store, comparison: Sequence[PolicyRow] | None) -> Any:
+    """The picture that `plot_run` writes, as a matplotlib figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes long, and a run draws only when it has ended
     from matplotlib.figure import Figure
 
@@ -57,10 +65,7 @@ def plot_run(store: Store, comparison: Sequence[PolicyRow] | None, path: Path) -
     variance_axes.tick_params(labelbottom=False)
     entropy_axes.set_xlabel("episodes completed")
     _draw_growth(below, below.add_subplot(grid[:, 1]), episodes)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
-    return path
+    return figure
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

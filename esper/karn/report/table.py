@@ -57,6 +57,11 @@ def markdown_table(rows: Sequence[PolicyRow]) -> str:
     return "\n".join(lines)
 
 
+def comparison_cells(rows: Sequence[PolicyRow]) -> list[tuple[str, ...]]:
+    """The cells below `HEADINGS`, as text."""
+    return [_cells(row) for row in rows]
+
+
 def _best(rows: Sequence[PolicyRow]) -> PolicyRow | None:
     return max((row for row in rows if not row.is_reference), key=lambda row: row.utility, default=None)
 

@@ -1,4 +1,8 @@
 -- Whatever went wrong, with one line of explanation.
+--   event_type, timestamp (UTC), severity, group_id, producer
+--   batch                                              number of the round, where the finding is about one
+--   env_id                                             where it is about one
+--   detail                                             in words
 CREATE OR REPLACE VIEW anomalies AS
 WITH learning AS (
     SELECT * FROM gradient_anomaly
@@ -13,6 +17,7 @@ UNION ALL BY NAME
 SELECT event_type, timestamp, severity, group_id, producer, batch, reason AS detail FROM policy_update_rejected
 UNION ALL BY NAME
 SELECT event_type, timestamp, severity, group_id, producer, env_id, reason AS detail FROM tolaria_rollback
+WHERE message <> 'also told under its current name'
 UNION ALL BY NAME
 SELECT event_type, timestamp, severity, group_id, producer, env_id,
        format('accuracy {:.1f} % fell {:.1f} % below its rolling mean', current_acc, drop_percent) AS detail

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from esper.leyline.telemetry.event import TelemetryEventType
 from esper.leyline.telemetry.schema import table_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _RAW_EVENTS = "raw_events"
 _IN_ORDER = (
@@ -19,22 +23,34 @@ _IN_ORDER = (
     "rewards",
     "anomalies",
     "growth",
+    "counterfactuals",
+    "attributions",
+    "seed_states",
+    "infrastructure",
+    "heartbeats",
+    "reward_calibration",
+    "blueprint_scoreboard",
     "aliases",
 )
 """A view stands after those that it reads."""
 
 
-def view_statements() -> list[str]:
-    """`CREATE OR REPLACE VIEW` statements for a file that has every event table."""
-    statements = [_raw_events()]
+def view_statements(further_tables: Sequence[str] = ()) -> list[str]:
+    """`CREATE OR REPLACE VIEW` statements for a file that has every event table.
+
+    Args:
+        further_tables: Event tables of types that this version does not know, which `raw_events` shall show too.
+    """
+    statements = [_raw_events(further_tables)]
     for name in _IN_ORDER:
         statements += [statement for part in _read(name).split(";") if (statement := part.strip())]
     return statements
 
 
-def _raw_events() -> str:
+def _raw_events(further_tables: Sequence[str]) -> str:
     branch = _read(_RAW_EVENTS)
-    branches = [branch.format(table=table_name(event_type)) for event_type in TelemetryEventType]
+    tables = [*map(table_name, TelemetryEventType), *further_tables]
+    branches = [branch.format(table=table) for table in tables]
     return f"CREATE OR REPLACE VIEW {_RAW_EVENTS} AS\n" + "\nUNION ALL\n".join(branches)
 
 

@@ -1,4 +1,7 @@
--- What grew where, over finished episodes: seeds planted, seeds kept, and what the kept ones were worth in points.
+-- What grew where, over finished episodes.
+--   split, policy, context, slot_id, blueprint_id      what and where
+--   num_planted, num_kept                              seeds
+--   mean_contribution                                  leave-one-out worth of the kept ones, points; NULL is unmeasured
 CREATE OR REPLACE VIEW growth AS
 WITH planted AS (
     SELECT group_id, env_id, episode_idx, slot_id, blueprint_id, count(*) AS num_planted

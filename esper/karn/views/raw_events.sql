@@ -1,3 +1,10 @@
+-- Every event of every type, whatever its payload.
+--   event_type    name in capitals                     event_id  UUID
+--   timestamp     UTC                                  group_id  round or evaluation, e.g. train/learned/7
+--   seed_id, slot_id, epoch (host epochs)              NULL where they do not apply
+--   message, severity                                  debug, info, warning, error or critical
+--   producer, incarnation, seq                         process, its life, and the batch that the row came in
+--   data          the whole row as JSON, the payload's fields with it
 -- One branch per event table; `{table}` is filled in by the catalogue.
 SELECT event_type, event_id, timestamp, seed_id, slot_id, epoch, group_id, message, severity,
        producer, incarnation, seq, to_json(t) AS data

@@ -12,7 +12,7 @@ from esper.leyline.telemetry.event import TelemetryEventType, parse_event_type
 from esper.nissa.wire import identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -49,6 +49,12 @@ class ConsoleSink:
         self._kept: Counter[str] = Counter()
         self._utilities: list[float] = []
         self._dropped: dict[tuple[str, int], int] = {}
+        self._printers: Mapping[TelemetryEventType, Callable[[Mapping[str, Any]], None]] = {
+            _EVENT.RUN_FINISHED: self._print_end,
+            _EVENT.PART_LOST: self._print_loss,
+            _EVENT.PART_RECOVERED: self._print_recovery,
+            _EVENT.TOLARIA_ROLLBACK: self._print_rollback,
+        }
 
     def write(self, batches: Sequence[pa.RecordBatch]) -> None:
         """Take note of `batches`; print what is due."""
@@ -74,14 +80,22 @@ class ConsoleSink:
             for row in batch.select(["kept", "utility"]).to_pylist():
                 self._kept.update(row["kept"])
                 self._utilities.append(row["utility"])
-        elif event_type is _EVENT.RUN_FINISHED:
+        elif event_type in self._printers:
             for row in batch.to_pylist():
-                self._print_end(row)
-        elif event_type is _EVENT.TOLARIA_ROLLBACK:
-            for row in batch.to_pylist():
-                self._console.print(Text(f"  rollback  env {row['env_id']}: {row['reason']}", style="red"))
+                self._printers[event_type](row)
         elif self._level == "detail":
             self._note_detail(event_type, batch)
+
+    def _print_loss(self, row: Mapping[str, Any]) -> None:
+        again = f"; again: {row['lost']}" if row["lost"] else ""
+        self._console.print(Text(f"  lost  {row['part']} {row['fault']} ({row['detail']}), remedy: {row['remedy']}{again}", style="yellow"))
+
+    def _print_recovery(self, row: Mapping[str, Any]) -> None:
+        after = f" after {row['recovered_in_sec']:.1f} s" if row["recovered_in_sec"] is not None else ""
+        self._console.print(Text(f"  recovered  {row['part']} works again{after}", style="green"))
+
+    def _print_rollback(self, row: Mapping[str, Any]) -> None:
+        self._console.print(Text(f"  rollback  env {row['env_id']}: {row['reason']}", style="red"))
 
     def _note_detail(self, event_type: TelemetryEventType, batch: pa.RecordBatch) -> None:
         for row in batch.to_pylist():

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from esper.leyline.telemetry.event import parse_event_type
 from esper.leyline.telemetry.schema import table_name
-from esper.nissa.marks import HighWaterMarks
+from esper.nissa.marks import ABANDONED, HighWaterMarks
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.tables import ensure_tables, event_tables, registered, stored_rows
 from esper.nissa.wire import encode, identity_of
@@ -31,6 +31,8 @@ SCHEMA_VERSION = 1
 """Version of the file's own tables; event tables widen by themselves."""
 MIN_FREE_BYTES = 64 * 2**20
 """Free disk space below which nothing is written, so that the log can never be cut short."""
+IN_MEMORY = Path(":memory:")
+"""Stands for a file that is never written."""
 _UNSTORABLE = (pa.ArrowException, duckdb.DataError, duckdb.ProgrammingError, ValueError)
 """Errors that say that a batch does not fit its table."""
 _OWN_TABLES = (
@@ -39,6 +41,7 @@ _OWN_TABLES = (
     "CREATE TABLE IF NOT EXISTS rejected_batches "
     "(producer VARCHAR, incarnation BIGINT, seq BIGINT, event_type VARCHAR, num_events BIGINT, reason VARCHAR, payload BLOB)",
     "CREATE TABLE IF NOT EXISTS incidents (noticed_at TIMESTAMP, kind VARCHAR, detail VARCHAR)",
+    "CREATE TABLE IF NOT EXISTS lives (life VARCHAR, incarnation BIGINT, num_openings BIGINT)",
 )
 
 
@@ -101,8 +104,51 @@ class DuckDBSink:
 
     def next_incarnation(self) -> int:
         """A number that no producer in this file has used as its incarnation."""
-        row = self._connection.execute("SELECT coalesce(max(incarnation) + 1, 0) FROM high_water_marks").fetchall()[0]
+        used = "SELECT incarnation FROM high_water_marks UNION ALL SELECT incarnation FROM lives"
+        row = self._connection.execute(f"SELECT coalesce(max(incarnation) + 1, 0) FROM ({used})").fetchall()[0]
         return int(row[0])
+
+    def open_life(self, life: str) -> tuple[int, int]:
+        """Count an opening of the file within a run's life, which survives a restart of the process that stores.
+
+        Args:
+            life: Name of the life, different for every start of the run.
+
+        Returns:
+            The life's incarnation, the same at every opening and new at the first; and how often the life has opened the file.
+        """
+        known = self._connection.execute("SELECT incarnation, num_openings FROM lives WHERE life = ?", [life]).fetchall()
+        if known:
+            incarnation, num_openings = int(known[0][0]), int(known[0][1]) + 1
+            self._connection.execute("UPDATE lives SET num_openings = ? WHERE life = ?", [num_openings, life])
+        else:
+            incarnation, num_openings = self.next_incarnation(), 1
+            self._connection.execute("INSERT INTO lives VALUES (?, ?, ?)", [life, incarnation, num_openings])
+        return incarnation, num_openings
+
+    def abandon(self, source: str, incarnation: int, *, after_seq: int) -> int:
+        """Take back what a lost producer told of work that will be done again, and refuse what of it is still under way.
+
+        Args:
+            source: The producer.
+            incarnation: Its life that is over.
+            after_seq: Number of the last batch about work that was finished.
+
+        Returns:
+            Number of events deleted. Events about no group, such as signs of life, stay.
+        """
+        num_deleted = 0
+        key = [source, incarnation]
+        with self._transaction():
+            for table in event_tables():
+                deletion = f"DELETE FROM {table} WHERE producer = ? AND incarnation = ? AND seq > ? AND group_id LIKE '%/%' RETURNING 1"
+                num_deleted += len(self._connection.execute(deletion, [*key, after_seq]).fetchall())
+            if self._marks.mark(source, incarnation):
+                self._connection.execute("UPDATE high_water_marks SET seq = ? WHERE source = ? AND incarnation = ?", [ABANDONED, *key])
+            else:
+                self._connection.execute("INSERT INTO high_water_marks VALUES (?, ?, ?, 0)", [*key, ABANDONED])
+        self._marks.abandon(source, incarnation)
+        return num_deleted
 
     def forget_groups(self, is_forgotten: Callable[[str], bool], *, before_incarnation: int) -> int:
         """Delete events of earlier lives that are about to happen again, or have.

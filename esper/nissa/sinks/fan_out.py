@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from esper.leyline.telemetry.schema import is_legacy_twin
 from esper.nissa.sinks.base import SinkUnavailableError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 class FanOutSink:
     """Stores in `primary`, then shows the same batches, each once, to `watchers`.
 
-    A watcher that is unavailable misses batches and is counted; it never holds up the primary.
+    Events that are told once more under an old name are only stored. A watcher that is unavailable misses batches and is
+    counted; it never holds up the primary.
     """
 
     def __init__(self, primary: DurableSink, watchers: Sequence[Sink]) -> None:
@@ -40,12 +42,13 @@ class FanOutSink:
         if not fresh:
             return
         self._primary.write(fresh)
+        news = [batch for batch in fresh if not is_legacy_twin(batch)]
         for watcher in self._watchers:
             try:
-                watcher.write(fresh)
+                watcher.write(news)
             except SinkUnavailableError as error:
-                self.num_missed += len(fresh)
-                logger.warning("%s misses %d batches: %s", type(watcher).__name__, len(fresh), error)
+                self.num_missed += len(news)
+                logger.warning("%s misses %d batches: %s", type(watcher).__name__, len(news), error)
 
     def high_water_mark(self, source: str, incarnation: int) -> int:
         """Highest sequence number that the primary has stored."""

@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 from esper.leyline.telemetry.event import TelemetryEventType, event_domain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 STEP_KEY = "env_steps"
 """The x axis of every chart."""
+HEADS = ("op", "slot", "blueprint", "style", "tempo", "alpha_target", "alpha_speed", "alpha_curve")
 _GROUP_OF_DOMAIN = {"tamiyo": "tamiyo", "tolaria": "tolaria", "simic": "simic", "kasmina": "kasmina", "infra": "infra", "run": "infra"}
 _LOGGED_ROW_BY_ROW = frozenset(
     {
         TelemetryEventType.TAMIYO_POLICY_UPDATE,
         TelemetryEventType.TOLARIA_BATCH_COMPLETED,
-        TelemetryEventType.INFRASTRUCTURE_SNAPSHOT,
         TelemetryEventType.RUN_FINISHED,
     }
 )
@@ -29,27 +29,33 @@ _LOGGED_AS_MEANS = frozenset(
         TelemetryEventType.TOLARIA_EPOCH_COMPLETED,
         TelemetryEventType.EPISODE_OUTCOME,
         TelemetryEventType.REWARD_COMPUTED,
+        TelemetryEventType.INFRASTRUCTURE_SNAPSHOT,
     }
 )
-"""Many rows at once, one for each env: their means are logged, so that keys do not grow with envs."""
-_NOT_METRICS = frozenset({"epoch", "env_id", "episode_idx", "inner_epoch", STEP_KEY})
+"""Many rows at once, one for each env or process: their means are logged, so that keys do not grow with envs."""
+_NOT_METRICS = frozenset({"epoch", "env_id", "episode_idx", "inner_epoch", "incarnation", "seq", STEP_KEY})
 
 CHARTS: Mapping[str, tuple[str, ...]] = {
     "Gradient health": ("tamiyo/pre_clip_grad_norm", "tamiyo/grad_norm"),
     "Trust region": ("tamiyo/kl_divergence", "tamiyo/approx_kl_max", "tamiyo/clip_fraction"),
     "Value quality": ("tamiyo/explained_variance", "tamiyo/value_target_correlation"),
-    "Entropy by head": tuple(
-        f"tamiyo/head_{head}_entropy"
-        for head in ("op", "slot", "blueprint", "style", "tempo", "alpha_target", "alpha_speed", "alpha_curve")
-    ),
+    "Entropy by head": tuple(f"tamiyo/head_{head}_entropy" for head in HEADS),
     "Infrastructure": (
         "infra/gpu_utilization_pct",
         "infra/cuda_memory_active_gb",
         "infra/compile_graph_breaks",
+        "infra/cpu_utilization_pct",
+        "infra/host_memory_used_gb",
+        "infra/avg_forward_time_ms",
+        "infra/avg_backward_time_ms",
+        "infra/avg_optimizer_time_ms",
+        "infra/avg_data_transfer_time_ms",
         "tolaria/env_steps_per_sec",
     ),
 }
 """Charts drawn at a run's end: title → series."""
+STACKED = "Entropy by head"
+"""The chart whose series are areas on top of each other."""
 
 
 def group(event_type: TelemetryEventType) -> str:
@@ -57,23 +63,41 @@ def group(event_type: TelemetryEventType) -> str:
     return _GROUP_OF_DOMAIN[event_domain(event_type)]
 
 
-def points(event_type: TelemetryEventType, batch: pa.RecordBatch) -> list[tuple[int | None, dict[str, float]]]:
-    """What to log for a batch: (env steps if the rows say so, key → value), oldest first.
+def training_rows(table: pa.Table) -> pa.Table:
+    """Rows of training, and those that belong to no episode; evaluation is another matter than the curve of a run."""
+    groups = table.column("group_id")
+    return table.filter(pc.or_(pc.starts_with(groups, "train/"), pc.invert(pc.match_substring(groups, "/"))))
+
+
+def points(event_type: TelemetryEventType, rows: pa.Table | pa.RecordBatch) -> list[tuple[int | None, dict[str, float]]]:
+    """What to log for rows of one event type: (env steps if the rows say so, key → value), oldest first.
 
     Types that are logged neither by row nor as means are counted, as `<group>/num_<event>`.
     """
+    if not rows.num_rows:
+        return []
     prefix = group(event_type)
-    columns = {field.name: batch.column(i) for i, field in enumerate(batch.schema) if _is_metric(field)}
-    steps = batch.column(STEP_KEY).to_pylist() if STEP_KEY in batch.schema.names else [None] * batch.num_rows
+    columns = {field.name: rows.column(i) for i, field in enumerate(rows.schema) if _is_metric(field)}
+    steps = rows.column(STEP_KEY).to_pylist() if STEP_KEY in rows.schema.names else [None] * rows.num_rows
     if event_type in _LOGGED_ROW_BY_ROW:
-        rows = pa.table(columns).to_pylist() if columns else []
-        return [(step, _finite(prefix, row)) for step, row in zip(steps, rows, strict=True)]
-    known_steps = [step for step in steps if step is not None]
-    last_step = max(known_steps, default=None)
+        found = pa.table(columns).to_pylist() if columns else []
+        return [(step, _finite(prefix, row)) for step, row in zip(steps, found, strict=True)]
+    last_step = max((step for step in steps if step is not None), default=None)
     if event_type in _LOGGED_AS_MEANS:
         means = {name: pc.mean(column.cast(pa.float64())).as_py() for name, column in columns.items()}
         return [(last_step, _finite(prefix, means))]
-    return [(last_step, {f"{prefix}/num_{event_type.name.lower()}": float(batch.num_rows)})]
+    return [(last_step, {f"{prefix}/num_{event_type.name.lower()}": float(rows.num_rows)})]
+
+
+def stacked(series: Mapping[str, list[tuple[int, float]]]) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """Upper edges of areas on top of each other, over the steps that all series have."""
+    if not series:
+        return
+    common = set.intersection(*({step for step, _ in line} for line in series.values()))
+    heights = dict.fromkeys(common, 0.0)
+    for key, line in series.items():
+        heights = {step: heights[step] + value for step, value in line if step in common}
+        yield key, sorted(heights.items())
 
 
 def _is_metric(field: pa.Field) -> bool:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import pytest
 
 from esper.karn.store import Store
 from esper.leyline.telemetry.event import TelemetryEventType
+from esper.leyline.telemetry.simic import AnalyticsSnapshotPayload, CounterfactualConfig, CounterfactualMatrixPayload
 from tests.fakes.telemetry import event, one_round, outcome, record_run, whole_run
 
 if TYPE_CHECKING:
@@ -14,6 +17,15 @@ if TYPE_CHECKING:
 
     from esper.leyline.telemetry.event import TelemetryEvent
 
+DETAIL_VIEWS = (
+    "counterfactuals",
+    "attributions",
+    "seed_states",
+    "infrastructure",
+    "heartbeats",
+    "reward_calibration",
+    "blueprint_scoreboard",
+)
 VIEWS = (
     "raw_events",
     "runs",
@@ -36,7 +48,7 @@ def count(store: Store, view: str) -> int:
     return int(store.rows(f"SELECT count(*) AS n FROM {view}")[0]["n"])
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", (*VIEWS, *DETAIL_VIEWS))
 def test_every_view_works_on_an_empty_file(empty_run_dir: Path, view: str) -> None:
     with Store.open(empty_run_dir) as store:
         assert count(store, view) == 0
@@ -91,9 +103,54 @@ def test_a_round_played_again_after_a_crash_counts_once(tmp_path: Path) -> None:
         assert store.rows("SELECT sum(num_planted) AS n FROM growth") == [{"n": 20}]
 
 
-def test_outcomes_of_different_policies_do_not_hide_each_other(tmp_path: Path) -> None:
-    from dataclasses import replace
+def test_every_view_says_what_its_columns_are() -> None:
+    for file in files("esper.karn.views").iterdir():
+        if file.name.endswith(".sql"):
+            header = [line for line in file.read_text().splitlines() if line.startswith("--")]
+            assert header, file.name
+            assert "column" in " ".join(header) or len(header) > 2, file.name
 
+
+def test_counterfactuals_tell_each_set_with_its_gain(tmp_path: Path) -> None:
+    configs = (CounterfactualConfig(("r0c0", "r0c1"), 70.0), CounterfactualConfig(("r0c0",), 60.0), CounterfactualConfig((), 50.0))
+    matrix = CounterfactualMatrixPayload(env_id=1, slot_ids=("r0c0", "r0c1"), configs=configs, strategy="factorial", episode_idx=3)
+    bare = CounterfactualMatrixPayload(env_id=2, slot_ids=("r0c0",), configs=configs[:1], strategy="ablation")
+    record_run(tmp_path, [[event("COUNTERFACTUAL_MATRIX_COMPUTED", one) for one in (matrix, bare)]])
+    with Store.open(tmp_path) as store:
+        rows = store.rows("SELECT env_id, num_on, accuracy, gain FROM counterfactuals ORDER BY env_id, num_on")
+    assert [tuple(row.values()) for row in rows] == [(1, 0, 50.0, 0.0), (1, 1, 60.0, 10.0), (1, 2, 70.0, 20.0), (2, 2, 70.0, None)]
+
+
+def test_attributions_come_with_their_errors_where_they_are_known(tmp_path: Path) -> None:
+    found = AnalyticsSnapshotPayload(
+        "shapley_computed", env_id=1, episode_idx=0, shapley_values={"r0c0": 3.0, "r0c1": -1.0}, shapley_standard_errors={"r0c0": 0.5}
+    )
+    record_run(tmp_path, [[event("ANALYTICS_SNAPSHOT", found)]])
+    with Store.open(tmp_path) as store:
+        rows = store.rows("SELECT slot_id, shapley_value, standard_error FROM attributions ORDER BY slot_id")
+    assert [tuple(row.values()) for row in rows] == [("r0c0", 3.0, 0.5), ("r0c1", -1.0, None)]
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(1.0, "well"), (-1.0, "inverted"), (0.0, "unknown")])
+def test_calibration_is_the_correlation_of_reward_and_accuracy(tmp_path: Path, slope: float, verdict: str) -> None:
+    ends = [event("EPISODE_OUTCOME", replace(outcome(env, 0, 10.0 * env), episode_reward=slope * env)) for env in range(4)]
+    record_run(tmp_path, [ends])
+    with Store.open(tmp_path) as store:
+        (row,) = store.rows("SELECT num_episodes, pearson, verdict FROM reward_calibration WHERE context IS NULL")
+    assert (row["num_episodes"], row["verdict"]) == (4, verdict)
+    assert row["pearson"] == (pytest.approx(slope) if slope else None)
+
+
+def test_the_scoreboard_counts_what_the_run_planted_and_kept(run_dir: Path) -> None:
+    emitted = [one.event_type for one in whole_run(12)]
+    with Store.open(run_dir) as store:
+        (row,) = store.rows("SELECT sum(num_planted) AS planted, sum(num_kept) AS kept, max(kept_frac) AS share FROM blueprint_scoreboard")
+    assert row["planted"] == emitted.count(TelemetryEventType.SEED_GERMINATED)
+    assert row["kept"] == emitted.count(TelemetryEventType.SEED_FOSSILIZED)
+    assert row["share"] == 1.0
+
+
+def test_outcomes_of_different_policies_do_not_hide_each_other(tmp_path: Path) -> None:
     ends = [event("EPISODE_OUTCOME", replace(outcome(0, 0, 50.0, split="held_out"), policy=name)) for name in ("learned", "random")]
     record_run(tmp_path, [ends[:1], ends[1:]])
     with Store.open(tmp_path) as store:

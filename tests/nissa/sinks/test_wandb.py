@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 
 from esper.leyline.telemetry.event import TelemetryEventType
 from esper.leyline.telemetry.schema import record_batch
-from esper.nissa.sinks.wandb import WandbSink, resolve_mode
-from esper.nissa.sinks.wandb_keys import CHARTS, points
+from esper.nissa.sinks.wandb import WandbSink
+from esper.nissa.sinks.wandb_keys import CHARTS, points, stacked, training_rows
+from esper.nissa.sinks.wandb_label import RunLabel, logged_env_steps, resolve_mode, run_id
 from esper.nissa.wire import BatchId, stamp
 from tests.fakes.telemetry import event, heartbeat, outcome, whole_run
 
@@ -60,14 +64,54 @@ def test_online_needs_a_key(wanted: str, environ: dict[str, str], expected: str,
     assert resolve_mode(wanted, environ, SERVER) == expected  # type: ignore[arg-type]
 
 
-def test_an_offline_run_leaves_a_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    sink = WandbSink("esper-test", "offline", folder=tmp_path, name="one", config={"seed": 1})
-    for seq, one in enumerate(whole_run(2, n_envs=2), 1):
+def log_run(folder: Path, rounds: range) -> bytes:
+    """Log some rounds of a run offline; returns what was written for the upload."""
+    sink = WandbSink("esper-test", "offline", folder=folder, label=RunLabel("one"), config={"seed": 1})
+    events = [one for one in whole_run(rounds.stop, n_envs=2) if one.event_type.name != "RUN_FINISHED"]
+    for seq, one in enumerate(events, 1):
         sink.write([stamp(record_batch([one]), BatchId("driver", 0, seq, seq - 1, one.event_type.name))])
     sink.close()
-    (logged,) = tmp_path.rglob("*.wandb")
-    content = logged.read_bytes()
-    assert b"tamiyo/explained_variance" in content
-    assert b"env_steps" in content
+    newest = max(folder.rglob("*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    return newest.read_bytes()
+
+
+@pytest.fixture
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_an_offline_run_leaves_everything_in_its_folder_and_logs_nothing_twice(tmp_path: Path) -> None:
+    content = log_run(tmp_path, range(2))
+    for key in (b"tamiyo/explained_variance", b"tolaria/train_loss", b"simic/episode_reward", b"env_steps", b"charts/Trust region"):
+        assert key in content
+    assert (tmp_path / "artifacts").exists()
+    assert logged_env_steps(tmp_path) == 8
+    identity = run_id(tmp_path)
+    time.sleep(1.1)  # the library names folders by the second
+    again = log_run(tmp_path, range(2))
+    assert run_id(tmp_path) == identity
+    assert b"tamiyo/explained_variance" not in again
+
+
+def test_evaluation_stays_out_of_the_curves_of_training() -> None:
+    groups = ("train/learned/0", "default", "eval/random/0", "heldout/learned/2")
+    ends = [event("EPISODE_OUTCOME", outcome(env, 0, 10.0 * env)) for env in range(len(groups))]
+    rows = record_batch([replace(one, group_id=group) for one, group in zip(ends, groups, strict=True)])
+    assert training_rows(pa.Table.from_batches([rows])).column("env_id").to_pylist() == [0, 1]
+
+
+def test_areas_lie_on_top_of_each_other() -> None:
+    edges = dict(stacked({"a": [(1, 1.0), (2, 2.0)], "b": [(1, 0.5), (2, 0.5), (3, 9.0)]}))
+    assert edges == {"a": [(1, 1.0), (2, 2.0)], "b": [(1, 1.5), (2, 2.5)]}
+    assert dict(stacked({})) == {}
+
+
+@pytest.mark.parametrize("key", sorted({key for keys in CHARTS.values() for key in keys}))
+def test_keys_of_charts_name_no_env(key: str) -> None:
+    group, _, name = key.partition("/")
+    assert group in ("tamiyo", "tolaria", "simic", "kasmina", "infra")
+    assert "env_id" not in name
+    assert "env-" not in name

@@ -1,0 +1,104 @@
+"""Statements of a user over a telemetry file: one that reads, within bounds of time, rows and memory, and nothing but the file."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONFINED = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+    "temp_directory": "",
+    "memory_limit": "1GB",
+    "threads": "1",
+    "lock_configuration": "true",
+}
+"""Settings of a connection from which no statement reaches another file, the network, this process's objects or its own limits."""
+READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+
+
+class QueryError(ValueError):
+    """A statement that was refused, failed, or took too long; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """How much one statement may take."""
+
+    max_rows: int = 10_000
+    timeout_sec: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Rows of a statement."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    is_cut: bool
+    """Whether there are more rows than were asked for."""
+
+
+def connect_confined(path: Path) -> Any:
+    """Open a telemetry file for reading, with `CONFINED` settings."""
+    return duckdb.connect(str(path), read_only=True, config=dict(CONFINED))
+
+
+def answer(connection: Any, sql: str, limits: QueryLimits) -> Answer:
+    """Run one reading statement of a user on a confined connection.
+
+    Raises:
+        QueryError: If `sql` is not one statement that reads, is wrong, takes too long or too much memory.
+    """
+    statement = _single_statement(connection, sql)
+    try:
+        with _deadline(connection, limits.timeout_sec):
+            connection.execute(statement)
+            columns = tuple(column[0] for column in connection.description or ())
+            rows = connection.fetchmany(limits.max_rows + 1)
+    except duckdb.InterruptException as error:
+        raise QueryError(f"the query was stopped after {limits.timeout_sec:g} s; narrow it, or allow it more time") from error
+    except duckdb.OutOfMemoryException as error:
+        raise QueryError(f"the query needs more than the {CONFINED['memory_limit']} of memory that it may take; narrow it") from error
+    except duckdb.PermissionException as error:
+        raise QueryError(f"a query reads this run's telemetry and nothing else: {_first_line(error)}") from error
+    except duckdb.Error as error:
+        raise QueryError(str(error).strip()) from error
+    return Answer(columns, tuple(rows[: limits.max_rows]), len(rows) > limits.max_rows)
+
+
+def _single_statement(connection: Any, sql: str) -> Any:
+    try:
+        statements = connection.extract_statements(sql)
+    except duckdb.Error as error:
+        raise QueryError(str(error).strip()) from error
+    if len(statements) != 1:
+        raise QueryError(f"expected one statement, got {len(statements)}")
+    if statements[0].type not in READING:
+        raise QueryError(f"expected a statement that reads (SELECT, WITH, FROM, DESCRIBE, EXPLAIN), got {statements[0].type.name}")
+    return statements[0]
+
+
+@contextmanager
+def _deadline(connection: Any, seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, connection.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,63 @@
+"""Today's views over a file of any age: what the file lacks is added beside it, in the reader's memory, and the file stays as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from esper.karn.views.catalogue import view_statements
+from esper.leyline.telemetry.event import TelemetryEventType
+from esper.leyline.telemetry.schema import ENVELOPE_COLUMNS, event_schema, table_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+ORIGIN = (pa.field("producer", pa.string()), pa.field("incarnation", pa.int64()), pa.field("seq", pa.int64()))
+"""Columns that say which batch a row came in."""
+_INCOMING = "missing_columns"
+
+
+def overlay_views(connection: Any) -> None:
+    """Create today's views in the connection's temporary schema, above event tables that have today's columns.
+
+    Event tables of types that this version does not know take part in `raw_events`.
+    """
+    database = connection.execute("SELECT current_database()").fetchall()[0][0]
+    present = _present_columns(connection)
+    statements = []
+    known = {table_name(event_type): event_type for event_type in TelemetryEventType}
+    for table, event_type in known.items():
+        wanted = [*event_schema(event_type), *ORIGIN]
+        missing = [field for field in wanted if field.name not in present.get(table, frozenset())]
+        if missing:
+            statements.append(_completed(connection, f'"{database}".main."{table}"', table, missing, is_absent=table not in present))
+    envelope = {*ENVELOPE_COLUMNS, *(field.name for field in ORIGIN)}
+    unknown = sorted(table for table, columns in present.items() if table not in known and columns >= envelope)
+    views = [s.replace("CREATE OR REPLACE VIEW", "CREATE OR REPLACE TEMP VIEW", 1) for s in view_statements(unknown)]
+    connection.execute(";\n".join([*statements, *views]))
+
+
+def _completed(connection: Any, stored: str, table: str, missing: Iterable[pa.Field], *, is_absent: bool) -> str:
+    kinds = _column_types(connection, pa.schema(missing))
+    added = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in kinds.items())
+    if is_absent:
+        return f'CREATE OR REPLACE TEMP VIEW "{table}" AS SELECT {added} WHERE false'
+    return f'CREATE OR REPLACE TEMP VIEW "{table}" AS SELECT *, {added} FROM {stored}'
+
+
+def _column_types(connection: Any, schema: pa.Schema) -> Mapping[str, str]:
+    plain = [f.with_type(pa.timestamp(f.type.unit)) if pa.types.is_timestamp(f.type) else f for f in schema]
+    connection.register(_INCOMING, pa.Table.from_batches([], schema=pa.schema(plain)))
+    try:
+        return {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {_INCOMING}").fetchall()}
+    finally:
+        connection.unregister(_INCOMING)
+
+
+def _present_columns(connection: Any) -> dict[str, frozenset[str]]:
+    rows = connection.execute(
+        "SELECT c.table_name, list(c.column_name) FROM duckdb_columns() AS c JOIN duckdb_tables() AS t USING (database_name, table_name) "
+        "WHERE c.database_name = current_database() AND NOT c.internal GROUP BY ALL"
+    ).fetchall()
+    return {table: frozenset(columns) for table, columns in rows}

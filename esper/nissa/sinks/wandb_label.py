@@ -1,0 +1,80 @@
+"""What a run is called in Weights & Biases, how it is reached, and how far an earlier life of it had come."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlparse
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["offline", "online", "disabled"]
+_ID_FILE, _PROGRESS_FILE = "run_id", "logged_env_steps"
+
+
+@dataclass(frozen=True, slots=True)
+class RunLabel:
+    """What a run is called."""
+
+    name: str
+    group: str = ""
+    """Runs of one group are shown together. Empty is none."""
+
+
+def resolve_mode(wanted: Literal["offline", "online"], environ: Mapping[str, str], base_url: str) -> Mode:
+    """Decide how to log before anything can ask for a login.
+
+    Args:
+        wanted: What the config says.
+        environ: Environment variables; `WANDB_MODE` overrides, `WANDB_API_KEY` is a key.
+        base_url: Server, whose host may have a key in `~/.netrc`.
+
+    Returns:
+        `online` only where there is a key.
+    """
+    override = environ.get("WANDB_MODE")
+    if override in ("offline", "disabled"):
+        return override  # type: ignore[return-value]
+    if wanted == "online" and not environ.get("WANDB_API_KEY") and not _has_netrc_key(base_url):
+        logger.warning("no Weights & Biases key for %s: logging offline; upload later with `wandb sync`", base_url)
+        return "offline"
+    return wanted
+
+
+def run_id(folder: Path) -> str:
+    """The run's identity, made once and kept in `folder`: a run that goes on is the same run."""
+    path = folder / _ID_FILE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid4().hex[:16])
+    return path.read_text().strip()
+
+
+def logged_env_steps(folder: Path) -> int:
+    """Env steps up to which earlier lives have logged; −1 before the first."""
+    path = folder / _PROGRESS_FILE
+    return int(path.read_text()) if path.exists() else -1
+
+
+def note_logged(folder: Path, env_steps: int) -> None:
+    """Remember how far this life has logged."""
+    path = folder / _PROGRESS_FILE
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(str(env_steps))
+    os.replace(temporary, path)
+
+
+def _has_netrc_key(base_url: str) -> bool:
+    try:
+        entry = netrc.netrc().authenticators(urlparse(base_url).hostname or base_url)
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+    return entry is not None

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from esper.karn.report.run_page import Context, write_run_page
+from esper.karn.report.table import PolicyRow
+from esper.karn.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECTIONS = ("Learning", "Policy", "Heads", "Growth", "Rewards", "Attribution", "Anomalies", "Infrastructure", "Settings")
+
+
+class Links(HTMLParser):
+    """Everything that a page refers to, and its headings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.sources += [found[key] or "" for key in ("src", "href") if key in found]
+        if tag == "h2":
+            self.ids.append(found["id"] or "")
+
+
+def page_of(run_dir: Path, out: Path, context: Context | None = None) -> str:
+    with Store.open(run_dir) as store:
+        return write_run_page(store, out / "report.html", context).read_text()
+
+
+def test_the_page_is_one_file_with_every_section(run_dir: Path, tmp_path: Path) -> None:
+    links = Links()
+    links.feed(page_of(run_dir, tmp_path))
+    assert links.ids == [name.lower() for name in SECTIONS]
+    assert all(source.startswith(("data:", "#")) for source in links.sources)
+    pictures = [source for source in links.sources if source.startswith("data:image/svg+xml;base64,")]
+    assert len(pictures) == 8
+    for picture in pictures:
+        root = ElementTree.fromstring(base64.b64decode(picture.partition(",")[2]))
+        assert root.tag.endswith("svg")
+        assert len(list(root.iter())) > 40
+
+
+def test_a_run_in_which_nothing_happened_has_a_page(empty_run_dir: Path, tmp_path: Path) -> None:
+    page = page_of(empty_run_dir, tmp_path)
+    assert "No detector has fired." in page
+    assert "an unnamed task" in page
+
+
+def test_what_telemetry_says_cannot_become_markup(run_dir: Path, tmp_path: Path) -> None:
+    row = PolicyRow("<script>alert(1)</script>", 1.0, None, None, 2.0, 0.0, 0.0, 3)
+    page = page_of(run_dir, tmp_path, Context({"note": "</pre><script>"}, [row]))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_anomalies_and_scores_are_listed(run_dir: Path, tmp_path: Path) -> None:
+    page = page_of(run_dir, tmp_path)
+    assert "ratio 9.1 is above 5" in page
+    assert re.search(r"<td class=\"text\">attention</td>", page)

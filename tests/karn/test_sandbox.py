@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING
+
+import pytest
+
+from esper.karn.sandbox import QueryError, QueryLimits
+from esper.karn.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(run_dir: Path) -> Iterator[Store]:
+    with Store.open(run_dir) as opened:
+        yield opened
+
+
+def test_an_answer_has_its_columns_and_rows(store: Store) -> None:
+    found = store.ask("SELECT task, seed FROM runs")
+    assert (found.columns, found.rows, found.is_cut) == (("task", "seed"), (("image-mix", 7),), False)
+
+
+def test_rows_beyond_the_limit_are_left_out_and_told(store: Store) -> None:
+    assert (store.ask("FROM range(5)", QueryLimits(max_rows=5))).is_cut is False
+    cut = store.ask("FROM range(6)", QueryLimits(max_rows=5))
+    assert (len(cut.rows), cut.is_cut) == (5, True)
+
+
+def test_a_long_query_is_stopped_and_the_store_still_answers(store: Store) -> None:
+    with pytest.raises(QueryError, match=r"stopped after 0\.2 s"):
+        store.ask("SELECT sum(a.range * b.range) FROM range(1000000) AS a, range(1000000) AS b", QueryLimits(timeout_sec=0.2))
+    assert store.ask("SELECT 1").rows == ((1,),)
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        ("SELECT * FROM read_text('/etc/passwd')", "nothing else"),
+        ("SELECT * FROM '/etc/passwd'", "passwd"),
+        ("SELECT * FROM glob('/*')", "nothing else"),
+        ("COPY runs TO '/tmp/stolen.csv'", "COPY"),
+        ("ATTACH '/tmp/other.duckdb'", "ATTACH"),
+        ("SET enable_external_access = true", "SET"),
+        ("DELETE FROM heartbeat", "DELETE"),
+        ("CREATE TABLE t AS SELECT 1", "CREATE"),
+        ("INSTALL httpfs", "LOAD"),
+        ("SELECT 1; DROP TABLE heartbeat", "one statement"),
+        ("", "one statement"),
+        ("SELEC 1", "syntax error"),
+        ("SELECT nope FROM runs", "nope"),
+        ("SELECT * FROM store", "store"),
+    ],
+)
+def test_what_does_not_read_telemetry_is_refused(store: Store, statement: str, complaint: str) -> None:
+    with pytest.raises(QueryError, match=complaint):
+        store.ask(statement)
+
+
+def test_memory_is_bounded(store: Store) -> None:
+    with pytest.raises(QueryError, match="memory"):
+        store.ask("SELECT list(range) FROM range(1000000000)")
+
+
+def test_errors_survive_pickling() -> None:
+    assert str(pickle.loads(pickle.dumps(QueryError("wrong")))) == "wrong"
