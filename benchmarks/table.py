@@ -31,6 +31,7 @@ GOALS = {
     "P4": "32×32 hosts of 16 channels or more: ≥ 2.5 over eager contiguous fp32",
     "P5": "counterfactuals with three seeds ≤ 15 % of an env step",
     "P6": "decision for 10 layers / 100 nodes / 16 graphs ≤ 3 / 5 / 8 ms",
+    "P7": "decision at 10,000 nodes and 50,000 edges: p95 ≤ 30 ms on two cores, ≥ 7 times as fast as PyTorch Geometric's layers",
     "P8": "PPO update ≤ 15 % of a round",
     "P11": "first env step ≤ 4 s in one process, ≤ 12 s on a fresh local Ray",
     "P12": "≤ 250 MB an env actor, ≤ 2 MB a further trial",

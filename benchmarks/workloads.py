@@ -15,7 +15,9 @@ import torch
 from benchmarks.measure import timed
 from esper.distributed import build
 from esper.distributed.config import RunConfig, config_from, read_run_config
+from esper.distributed.env_watch import EnvWatch
 from esper.distributed.env_worker import EnvWorker
+from esper.distributed.gauges import Gauges
 from esper.distributed.learner_worker import LearnerWorker
 from esper.karn.views.catalogue import view_statements
 from esper.kasmina.config import growth_limits
@@ -194,7 +196,9 @@ def open_player(workload: Workload, make_trial: Callable[[EpisodeRequest], Trial
             reward=config.reward,
             gamma=config.ppo.gamma,
             emitter=emitters[0],
+            watch=EnvWatch(emitters[0], Gauges(emitters[0], config.telemetry, "cpu")),
             device="cpu",
+            is_full=config.telemetry.is_full,
         )
         learner = build.make_learner(config, emitters[1])
         yield Player(worker, learner, trainer, spent)

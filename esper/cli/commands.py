@@ -11,9 +11,11 @@ import yaml
 from esper.cli import doctor
 from esper.cli.engines import explain_engines
 from esper.cli.main import FAILED, INTERRUPTED, OK
+from esper.distributed.again import has_begun
 from esper.distributed.checkpoint import CheckpointError
-from esper.distributed.config import RunConfig, read_run_config
+from esper.distributed.config import RunConfig, read_named, read_run_config
 from esper.distributed.executor import ClusterError, RunFailedError
+from esper.distributed.export import export_policy
 from esper.distributed.run_dir import RunDirError
 from esper.distributed.session import evaluate_run, resume_run, train_run
 from esper.kasmina.wrapping.observe import WrapError
@@ -33,6 +35,13 @@ def run(options: argparse.Namespace) -> int:
         "train": _train,
         "resume": _resume,
         "eval": _evaluate,
+        "export": _export,
+        "sweep": _sweep,
+        "submit": _submit,
+        "status": _status,
+        "query": _query,
+        "report": _report,
+        "wandb": _wandb,
         "doctor": _doctor,
     }
     return handlers[options.command](options)
@@ -43,7 +52,10 @@ def _train(options: argparse.Namespace) -> int:
     if options.print_config:
         print(yaml.safe_dump(dump(config), sort_keys=False), end="")
         return OK
-    return _finish(train_run(config, options.run_dir or _default_run_dir(config), local=options.local))
+    root = options.run_dir or _default_run_dir(config)
+    if options.goes_on and has_begun(root, config, read_named(options.config, _overrides(options))):
+        return _finish(resume_run(root, local=options.local))
+    return _finish(train_run(config, root, local=options.local))
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -69,11 +81,60 @@ def _evaluate(options: argparse.Namespace) -> int:
     return OK
 
 
+def _export(options: argparse.Namespace) -> int:
+    version = export_policy(options.run_dir, options.out, checkpoint=options.checkpoint)
+    print(f"policy      {options.out}\nversion     {version}")
+    return OK
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from esper.cli.sweep import run_sweep_command  # with DuckDB
+
+    return run_sweep_command(options)
+
+
+def _query(options: argparse.Namespace) -> int:
+    from esper.cli.query import run_query  # with DuckDB
+
+    return run_query(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from esper.cli.report import run_report  # with DuckDB
+
+    return run_report(options)
+
+
+def _wandb(options: argparse.Namespace) -> int:
+    from esper.cli.wandb import run_wandb  # with Weights & Biases
+
+    return run_wandb(options)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from esper.cli.submit import run_submit_command  # with Ray's client
+
+    return run_submit_command(options)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from esper.cli.status import run_status_command  # with DuckDB
+
+    return run_status_command(options)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     if options.engines:
         print(explain_engines(options.data_dir))
         return OK
-    findings = doctor.examine(options.data_dir)
+    if options.cluster:
+        from esper.cli.cluster import examine_cluster
+
+        findings = examine_cluster(options)
+    elif options.settings or options.config is not None:
+        raise ConfigError("esper doctor takes settings and --config only with --cluster, which asks whether that run would find room")
+    else:
+        findings = doctor.examine(options.data_dir)
     print(doctor.render(findings))
     return OK if all(f.is_good for f in findings if f.is_required) else FAILED
 
@@ -88,6 +149,10 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         overrides.append(f"seed={options.seed}")
     if options.slots is not None:
         overrides.append(f"growth.slots=[{options.slots}]")
+    if options.telemetry is not None:
+        overrides.append(f"telemetry.level={options.telemetry}")
+    if options.legacy_events:
+        overrides.append("telemetry.legacy_events=true")
     return overrides
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from esper.cli.arguments import add_export, add_operations, add_resume
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,7 +37,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the arguments; settings may stand before, between and after options, which argparse alone does not allow."""
     parser = make_parser()
     options, others = parser.parse_known_args(arguments)
-    if others and not (options.command == "train" and all("=" in other and not other.startswith("-") for other in others)):
+    takes_settings = options.command in ("train", "sweep", "submit", "doctor")
+    if others and not (takes_settings and all("=" in other and not other.startswith("-") for other in others)):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     if others:
         options.settings = [*options.settings, *others]
@@ -64,14 +67,15 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; see configs/run/")
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="folder for everything the run writes (default: runs/<task>-<seed>)")
     train.add_argument("--local", action="store_true", help="run in this process, without Ray")
+    train.add_argument("--continue", dest="goes_on", action="store_true", help="go on with the run in --run-dir if it has begun")
     train.add_argument("--seed", type=int, metavar="N", help="root of all randomness (default: 0)")
     train.add_argument("--slots", metavar="IDS", help="only these slots may grow, e.g. r0c0,r0c2 (default: all of the host)")
+    train.add_argument("--telemetry", choices=("off", "light", "normal", "full"), help="how much is recorded (default: normal)")
+    train.add_argument("--legacy-events", action="store_true", help="also record renamed events under the names they had before")
     train.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and stop")
     train.add_argument("settings", nargs="*", metavar="key=value", help="settings, e.g. rollout.rounds=10 ppo.learning_rate=0.0003")
 
-    resume = commands.add_parser("resume", help="continue a run from its last checkpoint")
-    resume.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    resume.add_argument("--local", action="store_true", help="run in this process, without Ray")
+    add_resume(commands)
 
     evaluate = commands.add_parser("eval", help="compare a trained policy with baselines on unseen host seeds")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR")
@@ -82,9 +86,36 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write every episode and the comparison as JSON")
     evaluate.add_argument("--local", action="store_true", help="run in this process, without Ray")
 
-    doctor = commands.add_parser("doctor", help="show versions, devices, Ray, and which data sets are found")
-    doctor.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets are looked for (default: data)")
-    doctor.add_argument("--engines", action="store_true", help="show instead how training engines are chosen, and what that rests on")
+    add_export(commands)
+
+    sweep = commands.add_parser("sweep", help="search settings with many runs, and report what was found")
+    sweep.add_argument(
+        "settings", nargs="*", metavar="FILE [key=value …] | report SWEEP_DIR", help="a sweep file, see configs/sweep/, and changes to it"
+    )
+    sweep.add_argument("--sweep-dir", type=Path, metavar="DIR", help="folder for what the sweep writes (default: sweeps/<FILE's name>)")
+    sweep.add_argument("--resume", type=Path, metavar="SWEEP_DIR", help="play what is left of a sweep; never one from a stranger")
+    sweep.add_argument("--confirm", type=int, metavar="N", help="with report: train best and default settings on N further seeds")
+
+    query = commands.add_parser("query", help="ask a run's telemetry in SQL; it is read, and nothing else can be")
+    query.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run's folder, or a telemetry file")
+    query.add_argument("sql", nargs="?", metavar="SQL", help="one statement that reads (default: name the views)")
+    query.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
+    query.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="rows printed at most (default: 10000)")
+    query.add_argument("--timeout", type=float, default=30.0, metavar="SEC", help="time allowed (default: 30)")
+
+    report = commands.add_parser("report", help="write a run's report as one HTML file")
+    report.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run's folder, or a telemetry file")
+    report.add_argument("--out", type=Path, metavar="FILE", help="where to (default: RUN_DIR/report.html)")
+
+    wandb = commands.add_parser("wandb", help="show a finished run in Weights & Biases")
+    wandb.add_argument("action", choices=("upload",), help="upload: rebuild the run there from its telemetry")
+    wandb.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    wandb.add_argument("--project", help="project (default: the run's setting)")
+    wandb.add_argument("--group", default="", help="group shown together")
+    wandb.add_argument("--name", help="what the run is called (default: its folder)")
+    wandb.add_argument("--mode", choices=("offline", "online"), default="online", help="offline writes files for `wandb sync`")
+
+    add_operations(commands)
     return parser
 
 

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    RpcError,
+    WorkerCrashedError,
+)
 from ray.util.queue import Empty, Full, Queue
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from esper.distributed.executor import ClusterError, RunFailedError
+from esper.distributed.cluster_check import Node, knock, living_nodes
+from esper.distributed.executor import ClusterError, DataLostError, PartLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +32,8 @@ if TYPE_CHECKING:
     from esper.distributed.config import ClusterConfig
     from esper.distributed.executor import Ref
 
+LOSSES = (RayActorError, NodeDiedError, WorkerCrashedError, RpcError)
+"""What Ray raises when the process that should have answered is gone."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Environment of a process with several threads: they sleep while they wait, where spinning takes the cores of other actors."""
 
@@ -29,14 +46,65 @@ class _Part:
 
         prepare_process(cpus)
         self._part = build(*arguments)
+        self._busy_sec = 0.0
+
+    def __repr__(self) -> str:
+        """Name of the actor, by which logs and process lists show it."""
+        return str(ray.get_runtime_context().get_actor_name())
 
     def call(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._part, method)(*arguments)
+        began = time.perf_counter()
+        try:
+            return getattr(self._part, method)(*arguments)
+        finally:
+            self._busy_sec += time.perf_counter() - began
+
+    def busy_sec(self) -> float:
+        """Seconds spent in calls so far."""
+        return self._busy_sec
+
+    def watched_call(self, method: str, *arguments: Any) -> tuple[None, Any]:
+        """Two results, so that a caller can learn how the call ended without fetching what it made."""
+        return None, self.call(method, *arguments)
 
 
-def fetch(ref: Ref) -> Any:
+class RayPart:
+    """A place in the run, and the actor that fills it at the moment.
+
+    Args:
+        name: Of the place, and of the first actor in it.
+        launch: Starts an actor, given its name and a way to its incarnation.
+        incarnation: Way to the first actor's incarnation, which may not be known yet.
+    """
+
+    def __init__(self, name: str, launch: Callable[[str, Callable[[], int]], Any], incarnation: Callable[[], int]) -> None:
+        self.name = name
+        self._launch = launch
+        self.handle = launch(name, incarnation)
+
+    def replace(self, incarnation: int) -> None:
+        """End the actor that is here, if it lives, and start another one."""
+        self.kill()
+        self.handle = self._launch(f"{self.name}-{incarnation}", partial(int, incarnation))
+
+    def kill(self) -> None:
+        """End the actor that is here, if it lives."""
+        ray.kill(self.handle)
+
+
+class _Answer:
+    """A call under way: how it ended, and what it made."""
+
+    __slots__ = ("end", "value")
+
+    def __init__(self, end: ray.ObjectRef, value: ray.ObjectRef) -> None:
+        self.end = end
+        self.value = value
+
+
+def fetch(value: ray.ObjectRef) -> Any:
     """Wait in an actor for what another one answers."""
-    return ray.get(ref)
+    return ray.get(value)
 
 
 class RayExecutor:
@@ -51,41 +119,102 @@ class RayExecutor:
 
     def call(self, part: Any, method: str, *args: Any) -> Ref:
         """Begin a call in the part's actor."""
-        return part.call.remote(method, *args)
+        handle = part.handle if isinstance(part, RayPart) else part
+        arguments = [arg.value if isinstance(arg, _Answer) else arg for arg in args]
+        return _Answer(*handle.watched_call.options(num_returns=2).remote(method, *arguments))
 
-    def wait(self, refs: Sequence[Ref]) -> tuple[list[Ref], list[Ref]]:
-        """Block until a result exists.
+    def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:
+        """Block until a call has ended.
 
         Raises:
-            RunFailedError: If none does in time.
+            PartLostError: If no `timeout_sec` was given and none has ended within the longest that a call may take.
         """
-        ready, pending = ray.wait(list(refs), num_returns=1, timeout=self._timeout_sec, fetch_local=False)
-        if not ready:
-            raise RunFailedError(f"none of {len(refs)} calls finished within {self._timeout_sec:g} s (cluster.call_timeout_sec)")
-        return ready, pending
+        ends = {ref.end: ref for ref in refs}
+        longest = self._timeout_sec if timeout_sec is None else timeout_sec
+        ready, pending = ray.wait(list(ends), num_returns=1, timeout=longest, fetch_local=False)
+        if not ready and timeout_sec is None:
+            raise PartLostError(f"none of {len(refs)} calls finished within {longest:g} s (cluster.call_timeout_sec)")
+        return [ends[end] for end in ready], [ends[end] for end in pending]
+
+    def is_done(self, ref: Ref) -> bool:
+        """Whether the call has ended."""
+        return bool(ray.wait([ref.end], timeout=0, fetch_local=False)[0])
+
+    def check(self, ref: Ref) -> None:
+        """Wait for a call to end, and raise what it raised.
+
+        Raises:
+            PartLostError: If it does not end in time, or the part that was called is gone.
+            DataLostError: If an argument vanished with the node that held it.
+        """
+        self._fetch(ref.end)
 
     def get(self, ref: Ref) -> Any:
-        """Fetch a result, or raise what the call raised.
+        """Fetch a result, or raise what the call raised; errors as for `check`."""
+        return self._fetch(ref.value)
 
-        Raises:
-            RunFailedError: If the result does not exist in time, or the part that should make it is gone.
-        """
+    def _fetch(self, ref: ray.ObjectRef) -> Any:
         try:
             return ray.get(ref, timeout=self._timeout_sec)
-        except ray.exceptions.GetTimeoutError as error:
-            raise RunFailedError(f"a call did not finish within {self._timeout_sec:g} s (cluster.call_timeout_sec)") from error
-        except RayActorError as error:
-            raise RunFailedError(f"a part of the run has died: {str(error).splitlines()[0]}") from error
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+        except GetTimeoutError as error:
+            raise PartLostError(f"a call did not finish within {self._timeout_sec:g} s (cluster.call_timeout_sec)") from error
+        except RayTaskError as error:
+            _raise_cause(error)
+        except LOSSES as error:
+            raise PartLostError(f"a part of the run has died: {str(error).splitlines()[0]}") from error
+        except ObjectLostError as error:
+            raise DataLostError(f"a result is lost: {str(error).splitlines()[0]}") from error
 
 
-def start_part(name: str, build: Callable[..., Any], arguments: tuple[Any, ...], *, cpus: float, gpus: float = 0.0) -> Any:
-    """Start an actor that builds its part with `build(*arguments)`.
+def _raise_cause(error: RayTaskError) -> NoReturn:
+    cause = error.cause
+    if isinstance(cause, ObjectLostError):
+        raise DataLostError(f"an argument is lost: {str(cause).splitlines()[0]}") from error
+    if isinstance(cause, LOSSES):
+        raise PartLostError(f"a part of the run has died: {str(cause).splitlines()[0]}") from error
+    raise cause from error
 
-    Environment actors are not restarted here: a part whose state is lost ends the run, which resumes from its checkpoint.
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a part is."""
+
+    namespace: str
+    """Its name is unique in this."""
+    bundle: int
+    """Its own within the placement group of a trial; left to Ray, small parts may take the bundle that a large one needs."""
+    is_restarted: bool = False
+    """Whether Ray itself fills it again when it is lost: for parts whose state lies on disk."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels that its node must have; a trial's placement group has seen to that already."""
+    is_spread: bool = False
+    """Whether to look for a node with few others."""
+
+
+def start_part(
+    name: str,
+    build: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    *,
+    cpus: float,
+    gpus: float = 0.0,
+    place: Place | None = None,
+) -> Any:
+    """Start an actor that builds its part with `build(*arguments)`, anywhere in the session's namespace if no `place` is given.
+
+    Where the place says so, Ray starts a lost part again; whoever holds the others does it by `RayPart.replace`. Ray never
+    repeats a call.
     """
-    options: dict[str, Any] = {"name": name, "num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+    options: dict[str, Any] = {"name": name, "num_cpus": cpus, "num_gpus": gpus, "max_task_retries": 0}
+    options["max_restarts"] = -1 if place is not None and place.is_restarted else 0
+    if place is not None:
+        options["namespace"] = place.namespace
+        group = ray.util.get_current_placement_group()
+        if group is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, place.bundle)
+        else:
+            options |= {"label_selector": dict(place.labels)} if place.labels else {}
+            options |= {"scheduling_strategy": "SPREAD"} if place.is_spread else {}
     if cpus >= 2:
         options["runtime_env"] = {"env_vars": PATIENT_THREADS}
     return ray.remote(_Part).options(**options).remote(build, arguments, cpus)
@@ -93,11 +222,12 @@ def start_part(name: str, build: Callable[..., Any], arguments: tuple[Any, ...],
 
 def stop_part(part: Any, timeout_sec: float) -> None:
     """Close a part, let its actor exit, and kill it if it does not."""
+    handle = part.handle if isinstance(part, RayPart) else part
     try:
-        ray.get(part.call.remote("close"), timeout=timeout_sec)
-        part.__ray_terminate__.remote()
-    except (RayActorError, ray.exceptions.GetTimeoutError):
-        ray.kill(part)
+        ray.get(handle.call.remote("close"), timeout=timeout_sec)
+        handle.__ray_terminate__.remote()
+    except (RayActorError, GetTimeoutError):
+        ray.kill(handle)
 
 
 def local_resources(config: ClusterConfig) -> dict[str, float] | None:
@@ -107,6 +237,11 @@ def local_resources(config: ClusterConfig) -> dict[str, float] | None:
     import torch
 
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def is_in_session() -> bool:
+    """Whether this process has joined a cluster already, as a trial of a sweep has; its resources are then the trial's."""
+    return bool(ray.is_initialized())
 
 
 def _is_inside_job() -> bool:
@@ -120,11 +255,13 @@ def open_session(config: ClusterConfig, namespace: str) -> None:
         ClusterError: If the cluster cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # calls that a lost part left behind
     arguments: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
     local = local_resources(config)
     if local is not None:
         arguments |= {"address": "local", "include_dashboard": False, "num_cpus": int(local["CPU"])}
     elif not _is_inside_job():
+        knock(config.address or "auto")
         arguments["address"] = config.address
     try:
         ray.init(**arguments)
@@ -135,6 +272,11 @@ def open_session(config: ClusterConfig, namespace: str) -> None:
 def close_session() -> None:
     """Leave the cluster; one that this process started ends."""
     ray.shutdown()
+
+
+def cluster_nodes() -> list[Node]:
+    """The cluster's living nodes."""
+    return living_nodes(ray.nodes())
 
 
 def cluster_resources() -> dict[str, float]:
@@ -155,8 +297,8 @@ class QueueTransport:
     def __init__(self, queue: Queue, sink: Any) -> None:
         self._queue = queue
         self._sink = sink
-        self._known = 0
-        self._question: Ref | None = None
+        self._known: dict[int, int] = {}
+        self._question: tuple[int, ray.ObjectRef] | None = None
 
     def try_put(self, batches: Sequence[bytes]) -> bool:
         """Put all batches or, if they do not fit or the queue is away, none."""
@@ -168,26 +310,32 @@ class QueueTransport:
 
     def acknowledged(self, source: str, incarnation: int) -> int:
         """Highest sequence number of this producer that is known to be stored; 0 before the first."""
-        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
-            try:
-                self._known = max(self._known, int(ray.get(self._question)))
-            except RayActorError:
-                return self._known
-            self._question = None
+        if self._question is not None and ray.wait([self._question[1]], timeout=0)[0]:
+            (asked, answer), self._question = self._question, None
+            with suppress(RayActorError):
+                self._known[asked] = int(ray.get(answer))  # less than before if the store was damaged
         if self._question is None:
-            self._question = self._sink.call.remote("acknowledged", source, incarnation)
-        return self._known
+            self._question = incarnation, self._sink.call.remote("acknowledged", source, incarnation)
+        return self._known.get(incarnation, 0)
 
 
-def make_queue(capacity: int) -> Queue:
-    """A bounded queue of batches; its actor takes no CPU share."""
-    return Queue(maxsize=capacity, actor_options={"num_cpus": 0})
+def make_queue(capacity: int, namespace: str | None = None) -> Queue:
+    """A bounded queue of batches; its actor takes no CPU share, and begins empty again when it is lost.
+
+    With a `namespace` it is the one queue of that namespace, made by whoever asks first.
+    """
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1}
+    if namespace is not None:
+        options |= {"name": "esper-queue", "namespace": namespace, "get_if_exists": True}
+    return Queue(maxsize=capacity, actor_options=options)
 
 
-def drain(queue: Queue) -> list[bytes]:
-    """Take everything that waits now; empty if nothing does."""
-    waiting = queue.qsize()
+def drain(queue: Queue) -> list[bytes] | None:
+    """Take everything that waits now; empty if nothing does, None if the queue is away."""
     try:
+        waiting = queue.qsize()
         return list(queue.get_nowait_batch(waiting)) if waiting else []
     except Empty:
         return []
+    except RayActorError:
+        return None

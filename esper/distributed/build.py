@@ -6,22 +6,30 @@ import ctypes
 import math
 import platform
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
+from esper.distributed.env_watch import ATTRIBUTION, EnvWatch
 from esper.distributed.env_worker import EnvWorker, ScriptedSpec
 from esper.distributed.event_group import is_after
+from esper.distributed.gauges import Gauges
 from esper.distributed.learner_worker import LearnerWorker
 from esper.kasmina.config import growth_limits
 from esper.kasmina.model import MorphogeneticModel
+from esper.leyline.host import HostFamily
 from esper.leyline.load import ConfigError, dump
 from esper.leyline.rng import SeedTree
+from esper.leyline.telemetry import TelemetryEventType
 from esper.nissa.emitter import BufferedEmitter
+from esper.nissa.marks import ABANDONED
+from esper.simic.attribution import configurations_of, sampled_orders
 from esper.simic.learner import Learner
 from esper.tamiyo.baselines import FixedSchedule, Germination, GradientPolicy, HeuristicPolicy, RandomPolicy, WaitPolicy
 from esper.tamiyo.graph_builder import GraphBuilder
+from esper.tamiyo.graph_spec import GRAPH_SPEC
 from esper.tamiyo.policy import TamiyoPolicy
+from esper.tamiyo.registries import Registries
 from esper.tolaria.engine.base import TrainingPlan
 from esper.tolaria.engine.choose import make_trainer
 from esper.tolaria.engine.compiled import Graphs
@@ -29,13 +37,14 @@ from esper.tolaria.engine.sequential import SequentialEngine
 from esper.tolaria.governor import TolariaGovernor
 from esper.tolaria.tasks.presets import find_preset
 from esper.tolaria.tasks.registry import make_episode
-from esper.tolaria.trial import EpisodeRequest, Trial, TrialBatch
+from esper.tolaria.trial import EpisodeRequest, Measuring, Trial, TrialBatch
 from esper.urza.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from esper.distributed.checkpoint import Checkpoint
     from esper.distributed.config import RunConfig
     from esper.distributed.facts import RunFacts
     from esper.distributed.run_dir import RunDir
@@ -59,7 +68,19 @@ def make_trial(
     dataset, seeds = episode.dataset.to(device), request.seeds.child("training")
     engine = SequentialEngine(model, dataset, config.engine, plan=plan, seeds=seeds, graphs=graphs)
     governor = TolariaGovernor(config.governor, episode.dataset.num_classes)
-    return Trial(request, episode.context, engine, governor, max_epochs=preset.max_epochs)
+    return Trial(request, episode.context, engine, governor, max_epochs=preset.max_epochs, measuring=make_measuring(config, request))
+
+
+def make_measuring(config: RunConfig, request: EpisodeRequest) -> Measuring:
+    """What an episode measures for the record."""
+
+    def sample(slots: tuple[int, ...]) -> Sequence[tuple[int, ...]]:
+        return configurations_of(sampled_orders(slots, request.seeds.child(ATTRIBUTION).numpy()))
+
+    telemetry = config.telemetry
+    if not telemetry.records(TelemetryEventType.TOLARIA_EPOCH_COMPLETED.name):
+        return Measuring(0, 0, sample)
+    return Measuring(telemetry.timing_epochs, telemetry.gradient_flow_epochs, sample)
 
 
 def make_scripted(facts: RunFacts, spec: ScriptedSpec) -> ScriptedPolicy:
@@ -88,12 +109,14 @@ def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter
     graphs = Graphs()
     return EnvWorker(
         TrialBatch(lambda request: make_trial(config, catalogue, request, device=device, graphs=graphs), make_trainer(config.engine)),
-        GraphBuilder(limits, steps_per_epoch=facts.steps_per_epoch),
+        GraphBuilder(limits, steps_per_epoch=facts.steps_per_epoch, registries=make_registries(catalogue)),
         make_policy=lambda spec: make_scripted(facts, spec),
         reward=config.reward,
         gamma=config.ppo.gamma,
         emitter=emitter,
+        watch=EnvWatch(emitter, Gauges(emitter, config.telemetry, device)),
         device=device,
+        is_full=config.telemetry.is_full,
     )
 
 
@@ -102,8 +125,10 @@ def make_learner(config: RunConfig, emitter: BufferedEmitter) -> LearnerWorker:
     seeds = SeedTree(config.seed).child("learner")
     with seeds.child("weights").torch_scope():
         policy = TamiyoPolicy(config.policy)
-    policy.to(require_device(config.cluster.learner_device, "cluster.learner_gpus"))
-    return LearnerWorker(Learner(policy, config.ppo, seeds), emitter, config=dump(config), digests=registry_digests())
+    device = require_device(config.cluster.learner_device, "cluster.learner_gpus")
+    policy.to(device)
+    gauges = Gauges(emitter, config.telemetry, device)
+    return LearnerWorker(Learner(policy, config.ppo, seeds), emitter, gauges, config=dump(config), digests=registry_digests())
 
 
 class TelemetryStore:
@@ -113,27 +138,41 @@ class TelemetryStore:
         config: The run's configuration.
         paths: Its folder.
         keep_rounds: Forget what earlier lives of the run recorded after so many rounds; None keeps everything.
+        life: Name of this life of the run; a store that is opened again under it goes on as it was.
     """
 
-    def __init__(self, config: RunConfig, paths: RunDir, *, keep_rounds: int | None) -> None:
+    def __init__(self, config: RunConfig, paths: RunDir, *, keep_rounds: int | None, life: str) -> None:
         from esper.karn.views.catalogue import view_statements  # with DuckDB, which only the process that stores needs
-        from esper.nissa.sinks.duckdb import DuckDBSink
+        from esper.nissa.sinks.duckdb import IN_MEMORY, DuckDBSink
         from esper.nissa.sinks.fan_out import FanOutSink
+        from esper.nissa.sinks.snapshots import SnapshotPublisher
 
-        self._file = DuckDBSink(paths.telemetry, views=view_statements())
+        telemetry = config.telemetry
+        self._file = DuckDBSink(paths.telemetry if telemetry.is_on else IN_MEMORY, views=view_statements())
         self._keep_rounds = keep_rounds
-        self.incarnation = self._file.next_incarnation()
-        """Number that no producer has used in this file yet."""
+        self.incarnation, self.num_openings = self._file.open_life(life)
+        """Number that no producer had used in this file before this life, and how often the life has opened it."""
         self._forget()
         watchers: list[Sink] = []
+        if telemetry.is_on and telemetry.snapshot_sec:
+            watchers.append(SnapshotPublisher(self._file, paths.snapshot, every_sec=telemetry.snapshot_sec))
         if config.telemetry.wandb != "off":
             from esper.nissa.sinks.wandb import open_wandb
+            from esper.nissa.sinks.wandb_label import RunLabel
 
-            folder, name = paths.root / "wandb", paths.root.name
+            label, folder = RunLabel(paths.root.name, config.telemetry.wandb_group), paths.root / "wandb"
             watchers.append(
-                open_wandb(config.telemetry.wandb, config.telemetry.wandb_project, folder=folder, name=name, config=dump(config))
+                open_wandb(config.telemetry.wandb, config.telemetry.wandb_project, folder=folder, label=label, config=dump(config))
             )
         self.sink = FanOutSink(self._file, watchers)
+
+    def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
+        """Take back what a lost producer told after batch `after_seq`; returns how many events that were."""
+        return self._file.abandon(source, incarnation, after_seq=after_seq)
+
+    def forget_after(self, num_rounds: int) -> int:
+        """Take back what anybody told of rounds after so many; returns how many events that were."""
+        return self._file.forget_groups(lambda group_id: is_after(group_id, num_rounds), before_incarnation=ABANDONED)
 
     def close(self) -> None:
         """Forget once more what earlier lives left on disk and sent late, then close."""
@@ -148,12 +187,41 @@ class TelemetryStore:
 
 def make_emitter(config: RunConfig, source: str, incarnation: int, transport: Transport, spool: Path) -> BufferedEmitter:
     """A producer's way to telemetry."""
-    return BufferedEmitter(source, incarnation, transport=transport, config=config.telemetry, spool_folder=spool / source)
+    folder = spool / source if config.telemetry.is_on else None
+    return BufferedEmitter(source, incarnation, transport=transport, config=config.telemetry, spool_folder=folder)
+
+
+def make_registries(catalogue: Catalogue) -> Registries:
+    """The names behind every index that a policy knows; blueprints in the order of their places."""
+    names = {catalogue.place(name): name for family in get_args(HostFamily) for name in catalogue.names(family)}
+    return Registries.standard(blueprints=[names[place] for place in range(len(names))])
 
 
 def registry_digests() -> dict[str, str]:
-    """Hashes of the registries that the policy's inputs and outputs refer to."""
-    return {"catalogue": Catalogue.standard().digest}
+    """Hashes of what the policy's inputs and outputs refer to: registries, and the layout of observations."""
+    catalogue = Catalogue.standard()
+    return {"catalogue": catalogue.digest, "graph": GRAPH_SPEC.digest, **make_registries(catalogue).digests()}
+
+
+def store_policy(config: RunConfig, facts: RunFacts, checkpoint: Checkpoint, out: Path) -> str:
+    """Write a run's policy as a directory that a service can load; returns its version."""
+    from esper.tamiyo.service import Observing, save_policy  # what only a service and its suppliers need
+
+    catalogue = Catalogue.standard()
+    seeds = SeedTree(config.seed)
+    with seeds.torch_scope():
+        policy = TamiyoPolicy(config.policy)
+    learner = Learner(policy, config.ppo, seeds)
+    learner.load_state(checkpoint.tensors, checkpoint.state["learner"])
+    limits = growth_limits(config.growth, catalogue, facts.family)
+    return save_policy(
+        out,
+        policy,
+        Observing(make_registries(catalogue), limits, facts.steps_per_epoch),
+        digests=registry_digests(),
+        num_updates=learner.version,
+        source={"task": config.task.preset, "seed": config.seed, "family": facts.family, **checkpoint.state["run"]},
+    )
 
 
 def require_device(device: str, setting: str) -> str:

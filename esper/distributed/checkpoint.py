@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -82,14 +82,18 @@ def load_checkpoint(path: Path, *, digests: Mapping[str, str] | None = None) -> 
     manifest = _read_manifest(path)
     if manifest["schema_version"] > CHECKPOINT_SCHEMA_VERSION:
         raise CheckpointError(f"{path}: schema {manifest['schema_version']} is newer than {CHECKPOINT_SCHEMA_VERSION}; update esper-morph")
-    for name, expected in manifest["sha256"].items():
-        if not (path / name).exists() or _hash(path / name) != expected:
-            raise CheckpointError(f"{path / name}: missing or altered since it was written")
+    _require_intact(path, manifest)
     for name, expected in (digests or {}).items():
         found = manifest["digests"].get(name)
         if found != expected:
             raise CheckpointError(f"{path}: digest of {name} is {found}, this version has {expected}")
     return Checkpoint(load_file(path / _TENSORS), json.loads((path / _STATE).read_text()), manifest)
+
+
+def _require_intact(path: Path, manifest: Mapping[str, Any]) -> None:
+    for name, expected in manifest["sha256"].items():
+        if not (path / name).exists() or _hash(path / name) != expected:
+            raise CheckpointError(f"{path / name}: missing or altered since it was written")
 
 
 def _read_manifest(path: Path) -> Mapping[str, Any]:
@@ -120,6 +124,22 @@ class CheckpointFolder:
         numbers = (path.name.removeprefix("round-") for path in self._root.glob("round-*"))
         return sorted(int(number) for number in numbers if number.isdecimal())
 
+    def sound(self) -> tuple[list[int], list[str]]:
+        """Look for damage, from the newest checkpoint back to the first that is whole.
+
+        Returns:
+            Rounds as `rounds` gives them, without the damaged ones; and what was wrong with each of those, newest first.
+        """
+        rounds, complaints = self.rounds(), []
+        while rounds:
+            try:
+                _require_intact(self.path(rounds[-1]), _read_manifest(self.path(rounds[-1])))
+                break
+            except CheckpointError as error:
+                complaints.append(str(error))
+                rounds.pop()
+        return rounds, complaints
+
     def latest(self) -> Path:
         """The newest checkpoint.
 
@@ -146,6 +166,19 @@ class CheckpointFolder:
             return None
         best = json.loads(file.read_text())
         return best["rounds"], best["utility"]
+
+    def choose(self, which: Literal["latest", "best"]) -> Path:
+        """The newest checkpoint, or that of the highest utility.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        if which == "latest":
+            return self.latest()
+        best = self.best()
+        if best is None:
+            raise CheckpointError("no best checkpoint was noted; use --checkpoint latest")
+        return self.path(best[0])
 
     def forget_old(self) -> None:
         """Delete all but the last few and the best, and what a process that was killed left half written."""

@@ -57,8 +57,23 @@ class ClusterConfig:
     env_gpus: float = setting(0.0, "GPU share of an environment actor: 0, or 1/k for whole k", ge=0.0, le=1.0)
     learner_cpus: float = setting(0.25, "CPU share of the learner; threads as above", gt=0.0)
     learner_gpus: float = setting(0.0, "GPU share of the learner", ge=0.0, le=1.0)
-    sink_cpus: float = setting(0.25, "CPU share of the telemetry sink", gt=0.0)
-    call_timeout_sec: float = setting(600.0, "longest wait for any call before the run is given up", unit="s", gt=0.0)
+    sink_cpus: float = setting(0.25, "CPU share of the telemetry sink; 0 fits onto a full node", ge=0.0)
+    env_placement: Literal["PACK", "SPREAD"] = setting(
+        "PACK", "PACK leaves it to Ray, which fills nodes; SPREAD puts environment actors onto as many nodes as there are"
+    )
+    env_labels: Mapping[str, str] = setting(
+        dict, "labels of the nodes that environment actors may run on, e.g. {ray.io/accelerator-type: H200}; also !value, in(a,b)"
+    )
+    learner_labels: Mapping[str, str] = setting(dict, "labels of the nodes that the learner may run on")
+    sink_labels: Mapping[str, str] = setting(dict, "labels of the nodes that the telemetry sink may run on; it writes the run's folder")
+    call_timeout_sec: float = setting(600.0, "longest wait for any call; a part that takes longer counts as lost", unit="s", gt=0.0)
+    max_restarts: int = setting(3, "times that a lost part is started again within restart_window_sec", ge=0)
+    restart_window_sec: float = setting(600.0, "age at which a fault no longer counts", unit="s", gt=0.0)
+    restart_delay_sec: float = setting(0.5, "pause before a lost part is started again; doubles with every fault that counts", ge=0.0)
+    restart_delay_max_sec: float = setting(60.0, "longest such pause", unit="s", ge=0.0)
+    regrow_sec: float = setting(
+        300.0, "pause after which an environment actor is tried again that failed too often and was dropped", unit="s", gt=0.0
+    )
     close_timeout_sec: float = setting(60.0, "longest wait for a part to close", unit="s", gt=0.0)
 
     def __post_init__(self) -> None:
@@ -126,8 +141,16 @@ def read_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConf
     Raises:
         ConfigError: If the file cannot be read or a setting is wrong.
     """
-    values = merge(_read_yaml(path) if path else {}, parse_overrides(overrides))
-    return config_from(values)
+    return config_from(read_named(path, overrides))
+
+
+def read_named(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that a file and overrides name, as nested mappings; they are not checked against the schema.
+
+    Raises:
+        ConfigError: If the file cannot be read, holds no mapping, or an override is none.
+    """
+    return merge(_read_yaml(path) if path else {}, parse_overrides(overrides))
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from esper.distributed.checkpoint import CheckpointFolder
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.config import RunConfig
 from esper.distributed.event_group import LEARNED, group_id
+from esper.distributed.executor import LearnerLostError, PartLostError
 from esper.distributed.facts import RunFacts
 from esper.distributed.requests import training_round
 from esper.distributed.runtime import Runtime
@@ -44,6 +46,11 @@ class RoundReport:
         return statistics.fmean(outcome.utility for outcome in self.outcomes)
 
     @property
+    def mean_accuracy(self) -> float:
+        """Mean final accuracy of the round's episodes, in percent."""
+        return statistics.fmean(outcome.final_accuracy for outcome in self.outcomes)
+
+    @property
     def env_steps_per_sec(self) -> float:
         """Throughput, updates included."""
         return sum(outcome.episode_length for outcome in self.outcomes) / self.wall_sec
@@ -76,42 +83,103 @@ def train(run: Run) -> bool:
     while run.counts.rounds < run.config.rollout.rounds:
         try:
             report = play_round(run)
+            run.story.round_finished(report)
+            show(run.runtime, report)
+            save(run, report.mean_utility, accuracy=report.mean_accuracy)
         except InterruptedRound:
             return True
-        run.story.round_finished(report)
-        save(run, report.mean_utility)
+        except LearnerLostError as error:
+            go_back(run, error)
     return False
+
+
+def show(runtime: Runtime, report: RoundReport) -> None:
+    """Set the gauges of a cluster's dashboard."""
+    if runtime.dashboard is not None:
+        num_faults = runtime.crew.num_faults if runtime.crew is not None else 0
+        runtime.dashboard.round_finished(rounds=report.counts.rounds, env_steps_per_sec=report.env_steps_per_sec, num_faults=num_faults)
 
 
 def play_round(run: Run) -> RoundReport:
     """One episode per environment, then one update."""
     started = time.perf_counter()
-    executor, learner = run.runtime.executor, run.runtime.learner
     groups = training_round(run.counts.rounds, run.config, run.seeds)
     outcomes = run.collector.play(groups, greedy=False)
-    update = executor.get(executor.call(learner, "update", group_id("train", LEARNED, run.counts.rounds)))
+    group = group_id("train", LEARNED, run.counts.rounds)
+    env_steps = run.counts.env_steps + sum(outcome.episode_length for outcome in outcomes)
+    num_rollbacks = sum(outcome.outcome_type == "rolled_back" for outcome in outcomes)
+    update = _ask_learner(run, "update", group, env_steps, num_rollbacks)
     run.counts.rounds += 1
     run.counts.episodes += len(outcomes)
-    run.counts.env_steps += sum(outcome.episode_length for outcome in outcomes)
+    run.counts.env_steps = env_steps
     return RoundReport(Counts(**asdict(run.counts)), tuple(outcomes), update, time.perf_counter() - started)
 
 
-def save(run: Run, utility: float) -> None:
-    """Write a checkpoint if one is due, and forget old ones."""
+def save(run: Run, utility: float, *, accuracy: float | None = None) -> None:
+    """Write a checkpoint if one is due, and forget old ones.
+
+    Args:
+        run: The run, after a round.
+        utility: Mean of the round.
+        accuracy: Mean of the round in percent, for the record.
+    """
     rounds = run.counts.rounds
     if rounds % run.config.checkpoint.every_rounds and rounds < run.config.rollout.rounds:
         return
-    executor = run.runtime.executor
-    run.runtime.emitter.flush()
-    executor.get(executor.call(run.runtime.learner, "save", run.checkpoints.path(rounds), {**asdict(run.counts), "utility": utility}))
+    if run.runtime.crew is not None:
+        run.runtime.crew.look_at_store()
+    run.runtime.emitter.settle()
+    state = {**asdict(run.counts), "utility": utility, "avg_accuracy": accuracy, "story": run.story.to_json()}
+    seq = _ask_learner(run, "save", run.checkpoints.path(rounds), state)
+    if run.runtime.crew is not None:
+        run.runtime.crew.learner_committed(seq)
     run.checkpoints.note_best(rounds, utility)
     run.checkpoints.forget_old()
 
 
-def restore(run: Run, path: object) -> None:
-    """Continue from a checkpoint; that it is the best so far may not have been noted before the run was killed."""
-    executor = run.runtime.executor
-    state = executor.get(executor.call(run.runtime.learner, "load", path))
+def restore(run: Run, path: object) -> float | None:
+    """Continue from a checkpoint; that it is the best so far may not have been noted before the run was killed.
+
+    Returns:
+        Mean accuracy of the round after which it was written; None if the checkpoint does not say.
+    """
+    state = _ask_learner(run, "load", path)
     run.counts.rounds, run.counts.episodes, run.counts.env_steps = state["rounds"], state["episodes"], state["env_steps"]
+    run.story.load_json(state.get("story"))
     if path == run.checkpoints.path(run.counts.rounds):
         run.checkpoints.note_best(run.counts.rounds, state["utility"])
+    accuracy: float | None = state.get("avg_accuracy")
+    return accuracy
+
+
+def go_back(run: Run, error: LearnerLostError) -> None:
+    """Replace the learner that was lost, and go back to the last checkpoint; what came after it will be played again.
+
+    Raises:
+        RunFailedError: If learners were lost too often, or nobody can replace them.
+    """
+    crew = run.runtime.crew
+    if crew is None:
+        raise error
+    while True:
+        sound, _ = run.checkpoints.sound()
+        rounds = sound[-1] if sound else 0
+        crew.replace_learner(str(error), work=f"rounds after {rounds}")
+        run.runtime.emitter.settle()
+        crew.forget_after(rounds)
+        run.counts.rounds = run.counts.episodes = run.counts.env_steps = 0
+        run.story.load_json(None)
+        try:
+            if sound:
+                restore(run, run.checkpoints.path(rounds))
+            return
+        except LearnerLostError as again:
+            error = again
+
+
+def _ask_learner(run: Run, method: str, *args: object) -> Any:
+    executor = run.runtime.executor
+    try:
+        return executor.get(executor.call(run.runtime.learner, method, *args))
+    except PartLostError as error:
+        raise LearnerLostError(str(error)) from error

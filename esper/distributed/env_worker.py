@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,12 +14,15 @@ from esper.leyline.reports import EpisodeOutcome, TrialReport
 from esper.leyline.rollout import DecisionBatch, GroupId, StepBatch
 from esper.simic.outcomes import episode_outcome
 from esper.simic.rewards import compute_reward
+from esper.simic.risk import growth_regression, has_panicked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from esper.distributed.env_watch import EnvWatch
     from esper.leyline.ports import GraphEncoder, ScriptedPolicy
-    from esper.nissa.emitter import BufferedEmitter
+    from esper.leyline.reward import RewardComponents
+    from esper.nissa.emitter import BufferedEmitter, EmitterStats
     from esper.simic.config import RewardConfig
     from esper.tolaria.trial import EpisodeRequest, TrialBatch
 
@@ -31,6 +34,14 @@ class ScriptedSpec:
     name: str
     plan: tuple[tuple[int, int, int], ...] = ()
     """For `fixed`: epoch, slot index and blueprint place of each germination."""
+
+
+class _Thought(NamedTuple):
+    """What a policy thought when it decided for one trial; None is what it does not tell."""
+
+    value: float | None
+    confidence: float
+    op_prob: list[float] | None
 
 
 @dataclass(slots=True)
@@ -56,7 +67,9 @@ class EnvWorker:
         reward: What is rewarded.
         gamma: PPO's discount.
         emitter: Way to telemetry.
+        watch: Tells what lies beyond single steps.
         device: Where the hosts live.
+        is_full: Whether to tell what is bulky, too.
     """
 
     def __init__(  # noqa: PLR0913 - called once, in the composition root
@@ -68,7 +81,9 @@ class EnvWorker:
         reward: RewardConfig,
         gamma: float,
         emitter: BufferedEmitter,
+        watch: EnvWatch,
         device: str,
+        is_full: bool,
     ) -> None:
         self._trials = trials
         self._encoder = encoder
@@ -76,7 +91,9 @@ class EnvWorker:
         self._reward = reward
         self._gamma = gamma
         self._emitter = emitter
+        self._watch = watch
         self._device = device
+        self._is_full = is_full
         self._reports: list[TrialReport] = []
         self._diaries: list[_Diary] = []
         self._group = 0
@@ -97,19 +114,25 @@ class EnvWorker:
             reward=np.full(size, np.nan, dtype=np.float32),
             done=np.zeros(size, dtype=bool),
             valid=np.ones(size, dtype=bool),
+            regression=np.full(size, np.nan, dtype=np.float32),
+            panicked=np.zeros(size, dtype=bool),
         )
 
     def step(self, decision: DecisionBatch) -> StepBatch:
         """Execute decisions, train an epoch, and report."""
         actions = [FactoredAction.from_row(row) for row in decision.actions.tolist()]
         valid = np.array([not report.done for report in self._reports])
-        rewards = self._advance(actions, decision.value.tolist(), np.exp(decision.log_prob).tolist())
+        op_probs = decision.op_prob.tolist() if decision.op_prob is not None else [None] * len(actions)
+        thoughts = [_Thought(*own) for own in zip(decision.value.tolist(), np.exp(decision.log_prob).tolist(), op_probs, strict=True)]
+        rewards = self._advance(actions, thoughts)
         return StepBatch(
             key=self._key(),
             observation=self._encoder.build(self._reports),
             reward=np.array(rewards, dtype=np.float32),
             done=np.array([report.done for report in self._reports]),
             valid=valid,
+            regression=np.array([growth_regression(diary.reports) for diary in self._diaries], dtype=np.float32),
+            panicked=np.array([has_panicked(report) for report in self._reports]),
         )
 
     def outcomes(self) -> list[EpisodeOutcome]:
@@ -121,6 +144,7 @@ class EnvWorker:
             )
             self._emitter.emit(tell_outcome(self._group_id(), outcome, policy=self._policy, reward_mode=self._reward.mode))
             outcomes.append(outcome)
+        self._watch.finish(self._group_id(), self._reports, [trial.request.seeds for trial in self._trials.trials])
         self._emitter.flush()
         return outcomes
 
@@ -134,11 +158,25 @@ class EnvWorker:
             actions = [
                 FactoredAction() if report.done else player.decide(report) for player, report in zip(players, self._reports, strict=True)
             ]
-            self._advance(actions, [None] * len(actions), [1.0] * len(actions))
+            self._advance(actions, [_Thought(None, 1.0, None)] * len(actions))
         return self.outcomes()
+
+    def settle(self) -> int:
+        """Wait until what was told is stored; returns the number of the last telemetry batch."""
+        return self._emitter.settle()
+
+    def telemetry_stats(self) -> EmitterStats:
+        """What became of the events of this process, after waiting for the sink."""
+        self._emitter.settle()
+        return self._emitter.stats()
+
+    def renew(self, incarnation: int) -> None:
+        """Forget the episodes in flight and what of them was not told yet; what follows is told as another life."""
+        self._emitter.renew(incarnation)
 
     def close(self) -> None:
         """Ship what telemetry is left."""
+        self._watch.close()
         self._emitter.close(timeout_sec=10.0)
 
     def _begin(self, group: int, requests: Sequence[EpisodeRequest], policy: str) -> None:
@@ -147,8 +185,9 @@ class EnvWorker:
         self._policy = policy
         self._reports = self._trials.start(requests)
         self._diaries = [_Diary([report]) for report in self._reports]
+        self._watch.begin(self._reports)
 
-    def _advance(self, actions: Sequence[FactoredAction], values: Sequence[float | None], confidences: Sequence[float]) -> list[float]:
+    def _advance(self, actions: Sequence[FactoredAction], thoughts: Sequence[_Thought]) -> list[float]:
         """Step the trials; returns each one's reward as the learner sees it, 0 for one that had ended."""
         before, after = self._reports, self._trials.step(actions)
         rewards = []
@@ -160,12 +199,28 @@ class EnvWorker:
             self._diaries[i].rewards.append(reward.total_reward)
             self._diaries[i].reports.append(new)
             rewards.append(self._reward.scale * reward.total_reward)
-            story = StepStory(self._group_id(), new, actions[i], reward, values[i], confidences[i], self._device)
-            for event in tell_step(story):
-                self._emitter.emit(event)
+            self._tell(old, new, actions[i], reward, thoughts[i])
+            self._watch.step(self._group_id(), i, new, actions[i].op.name)
         self._reports = after
         self._step += 1
         return rewards
+
+    def _tell(self, before: TrialReport, report: TrialReport, action: FactoredAction, reward: RewardComponents, thought: _Thought) -> None:
+        story = StepStory(
+            group_id=self._group_id(),
+            report=report,
+            action=action,
+            reward=reward,
+            value_estimate=thought.value,
+            confidence=thought.confidence,
+            device=self._device,
+            before=before,
+            op_prob=thought.op_prob,
+            reward_scale=self._reward.scale,
+            is_full=self._is_full,
+        )
+        for event in tell_step(story):
+            self._emitter.emit(event)
 
     def _key(self) -> GroupId:
         first = self._reports[0]

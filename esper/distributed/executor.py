@@ -19,11 +19,24 @@ class RunFailedError(RuntimeError):
     """A part is gone or does not answer, so the run cannot go on; what it had saved is intact."""
 
 
+class PartLostError(RunFailedError):
+    """The part that was called has died or does not answer; whether it did what was asked is not known."""
+
+
+class DataLostError(RunFailedError):
+    """What was passed to a part vanished with the node that held it."""
+
+
+class LearnerLostError(RunFailedError):
+    """The learner is gone, and with it the round's transitions."""
+
+
 class Executor(Protocol):
     """Calls methods of parts.
 
     ref = executor.call(worker, "start", requests)
     ready, pending = executor.wait([ref])
+    executor.check(ready[0])
     value = executor.get(ref)
     """
 
@@ -31,12 +44,30 @@ class Executor(Protocol):
         """Begin `part.method(*args)`; calls to one part run one at a time, in the order they were made."""
         ...
 
-    def wait(self, refs: Sequence[Ref]) -> tuple[list[Ref], list[Ref]]:
-        """Block until at least one result exists; return those that do and those that do not."""
+    def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:
+        """Block until at least one call has ended, well or not; return those that have and those that have not.
+
+        Args:
+            refs: Calls.
+            timeout_sec: Longest wait, after which none need have ended; None waits as long as any call may take.
+        """
+        ...
+
+    def is_done(self, ref: Ref) -> bool:
+        """Whether the call has ended, well or not."""
+        ...
+
+    def check(self, ref: Ref) -> None:
+        """Wait for a call to end and raise what it raised; its result stays where it is.
+
+        Raises:
+            PartLostError: If the part was lost.
+            DataLostError: If an argument was lost.
+        """
         ...
 
     def get(self, ref: Ref) -> Any:
-        """The result, or the exception of the call that should have made it."""
+        """The result, or the exception of the call that should have made it, as `check` raises it."""
         ...
 
 
@@ -47,9 +78,16 @@ class LocalExecutor:
         """Run `part.method(*args)` and keep what it returned."""
         return _Result(getattr(part, method)(*(a.value if isinstance(a, _Result) else a for a in args)))
 
-    def wait(self, refs: Sequence[Ref]) -> tuple[list[Ref], list[Ref]]:
+    def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:  # noqa: ARG002 - never waits
         """Hand back the first; taking them in turn interleaves the parts as a cluster would."""
         return [refs[0]], list(refs[1:])
+
+    def is_done(self, ref: Ref) -> bool:  # noqa: ARG002 - every call is
+        """Whether the call has ended."""
+        return True
+
+    def check(self, ref: Ref) -> None:
+        """Nothing to raise: a call that fails does so where it is made."""
 
     def get(self, ref: Ref) -> Any:
         """The result."""

@@ -9,12 +9,16 @@ from esper.kasmina.model import MorphogeneticModel
 from esper.leyline.host import HostFamily
 from esper.leyline.load import ConfigError
 from esper.leyline.rng import SeedTree
+from esper.tolaria.engine.layouts import choices_for, host_traits
 from esper.tolaria.tasks.presets import find_preset
 from esper.tolaria.tasks.registry import contexts, make_episode
 from esper.urza.catalogue import Catalogue
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from esper.distributed.config import RunConfig
+    from esper.tolaria.data import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class RunFacts:
     """Place of the one with the most parameters."""
     policy_device: str
     env_devices: tuple[str, ...]
+    host_precision: str = "fp32"
+    """Arithmetic of the hosts' forward and backward passes: `bf16` if one of them is chosen to train in it one by one."""
 
 
 def examine(config: RunConfig) -> RunFacts:
@@ -68,7 +74,17 @@ def examine(config: RunConfig) -> RunFacts:
         largest_blueprint=catalogue.place(max(names, key=costs.__getitem__)),
         policy_device=config.cluster.learner_device,
         env_devices=(config.cluster.env_device,) * config.rollout.num_actors,
+        host_precision=_precision(config, models, [episode.dataset for episode in episodes], preset.batch_size),
     )
+
+
+def _precision(config: RunConfig, models: Sequence[MorphogeneticModel], datasets: Sequence[Dataset], batch_size: int) -> str:
+    """`bf16` if a host that trains by itself would use it on this machine."""
+    if config.engine.kind == "population":
+        return "fp32"
+    pairs = zip(models, datasets, strict=True)
+    choices = [choices_for(host_traits(model, dataset, batch_size), config.engine) for model, dataset in pairs]
+    return "bf16" if any(layout.precision == "bf16" for choice in choices for layout in choice.values()) else "fp32"
 
 
 def _costs(catalogue: Catalogue, name: str, model: MorphogeneticModel) -> int:

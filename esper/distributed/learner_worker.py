@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from esper.distributed.gauges import Gauges
     from esper.leyline.rollout import DecisionBatch, StepBatch
-    from esper.nissa.emitter import BufferedEmitter
+    from esper.nissa.emitter import BufferedEmitter, EmitterStats
     from esper.simic.learner import Learner
     from esper.simic.update_report import UpdateReport
 
@@ -25,13 +26,17 @@ class LearnerWorker:
     Args:
         learner: Policy and PPO state.
         emitter: Way to telemetry.
+        gauges: What the process tells of itself.
         config: The run's configuration, for the checkpoint's manifest.
         digests: Hashes of the registries the policy's inputs and outputs refer to.
     """
 
-    def __init__(self, learner: Learner, emitter: BufferedEmitter, *, config: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    def __init__(
+        self, learner: Learner, emitter: BufferedEmitter, gauges: Gauges, *, config: Mapping[str, Any], digests: Mapping[str, str]
+    ) -> None:
         self._learner = learner
         self._emitter = emitter
+        self._gauges = gauges
         self._config = config
         self._digests = digests
 
@@ -41,18 +46,35 @@ class LearnerWorker:
 
     def act(self, step: StepBatch, greedy: bool) -> DecisionBatch:
         """Decide for one group of trials."""
+        self._gauges.beat()
         return self._learner.act(step, greedy=greedy)
 
-    def update(self, group_id: str) -> UpdateReport:
-        """Learn from the round that was just played."""
+    def update(self, group_id: str, env_steps: int | None = None, num_rollbacks: int | None = None) -> UpdateReport:
+        """Learn from the round that was just played.
+
+        Args:
+            group_id: The round, for telemetry.
+            env_steps: Taken in the run so far, this round included.
+            num_rollbacks: Episodes of the round that the governor ended.
+        """
         report = self._learner.update()
-        for payload in to_payloads(report):
+        for payload in to_payloads(report, env_steps=env_steps, num_rollbacks=num_rollbacks):
             self._emitter.emit(TelemetryEvent(TelemetryEventType.TAMIYO_POLICY_UPDATE, group_id=group_id, data=payload))
+        self._gauges.beat(env_steps=env_steps)
+        self._gauges.round_finished()
         return report
 
-    def save(self, path: Path, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint that also carries the run's `state`; telemetry of what it covers is shipped before."""
-        self._emitter.flush()
+    def discard(self, group: int, episode_idx: int) -> None:
+        """Forget an episode whose worker was lost; it will be played again."""
+        self._learner.discard(group, episode_idx)
+
+    def save(self, path: Path, state: Mapping[str, Any]) -> int:
+        """Write a checkpoint that also carries the run's `state`; telemetry of what it covers is stored before.
+
+        Returns:
+            Number of the learner's last telemetry batch that the checkpoint covers.
+        """
+        seq = self._emitter.settle()
         save_checkpoint(
             path,
             self._learner.state_tensors(),
@@ -60,6 +82,12 @@ class LearnerWorker:
             config=self._config,
             digests=self._digests,
         )
+        return seq
+
+    def telemetry_stats(self) -> EmitterStats:
+        """What became of the events of this process, after waiting for the sink."""
+        self._emitter.settle()
+        return self._emitter.stats()
 
     def load(self, path: Path) -> dict[str, Any]:
         """Restore the learner from a checkpoint and return the run's state in it.
@@ -76,4 +104,5 @@ class LearnerWorker:
 
     def close(self) -> None:
         """Ship what telemetry is left."""
+        self._gauges.close()
         self._emitter.close(timeout_sec=10.0)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esper.leyline.actions import FactoredAction
+from esper.leyline.actions import STYLE_MEANING, BlendStyle, FactoredAction, LifecycleOp
 from esper.leyline.reports import TrialReport
 from esper.leyline.reward import PARTS, RewardComponents
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import (
+    ActionAlternative,
     CounterfactualConfig,
     CounterfactualMatrixPayload,
     EpisodeOutcomePayload,
@@ -26,11 +29,12 @@ from esper.leyline.telemetry import (
     TolariaEpochPayload,
     TolariaRollbackPayload,
 )
+from esper.simic.attribution import MAX_EXACT_PLAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from esper.leyline.reports import EpisodeOutcome, StageTransition
+    from esper.leyline.reports import Counterfactuals, EpisodeOutcome, StageTransition
     from esper.leyline.schemas import GateResult
 
 _EVIDENCE = (
@@ -58,17 +62,28 @@ class StepStory:
     confidence: float
     """Joint probability of the action, 0…1."""
     device: str
+    before: TrialReport | None = None
+    """The report that the action rests on; None leaves untold what changed since."""
+    op_prob: Sequence[float] | None = None
+    """Probability of every operation, in the order of `LifecycleOp`; None for a policy without probabilities."""
+    reward_scale: float | None = None
+    """Factor between rewards and what the learner sees; None leaves scaled ones untold."""
+    is_full: bool = True
+    """Whether to tell counterfactuals before the episode's end, and with the reward how all seeds stood."""
 
 
 def tell_step(story: StepStory) -> Iterator[TelemetryEvent]:
     """Events of one step, in the order in which things happened."""
     report = story.report
     for transition in report.transitions:
-        yield from _tell_transition(story.group_id, report, transition)
+        yield from _tell_transition(story, transition)
+    for closed in report.closed_gates:
+        payload = _gate(report, closed.slot_id, closed.gate)
+        yield _event(story.group_id, TelemetryEventType.SEED_GATE_EVALUATED, payload, closed.seed_id)
     if report.verdict is not None and report.verdict.panic is not None:
         yield _event(story.group_id, TelemetryEventType.TOLARIA_ROLLBACK, _rollback(story))
     yield _event(story.group_id, TelemetryEventType.TOLARIA_EPOCH_COMPLETED, _epoch(report))
-    if report.counterfactuals is not None and len(report.counterfactuals.configurations) > 1:
+    if report.counterfactuals is not None and len(report.counterfactuals.configurations) > 1 and (story.is_full or report.done):
         yield _event(story.group_id, TelemetryEventType.COUNTERFACTUAL_MATRIX_COMPUTED, _matrix(report))
     yield _event(story.group_id, TelemetryEventType.REWARD_COMPUTED, _reward(story))
 
@@ -104,12 +119,13 @@ def _event(group_id: str, event_type: TelemetryEventType, payload: TelemetryPayl
     return TelemetryEvent(event_type, payload, group_id=group_id, seed_id=seed_id)
 
 
-def _tell_transition(group_id: str, report: TrialReport, transition: StageTransition) -> Iterator[TelemetryEvent]:
+def _tell_transition(story: StepStory, transition: StageTransition) -> Iterator[TelemetryEvent]:
+    group_id, report = story.group_id, story.report
     told: list[tuple[TelemetryEventType, TelemetryPayload]] = []
     if transition.gate is not None:
-        told.append((TelemetryEventType.SEED_GATE_EVALUATED, _gate(report, transition, transition.gate)))
+        told.append((TelemetryEventType.SEED_GATE_EVALUATED, _gate(report, transition.slot_id, transition.gate)))
     if transition.to_stage is SeedStage.GERMINATED:
-        told.append((TelemetryEventType.SEED_GERMINATED, _germinated(report, transition)))
+        told.append((TelemetryEventType.SEED_GERMINATED, _germinated(story, transition)))
     told.append((TelemetryEventType.SEED_STAGE_CHANGED, _stage_changed(report, transition)))
     if transition.to_stage is SeedStage.FOSSILIZED:
         told.append((TelemetryEventType.SEED_FOSSILIZED, _fossilized(report, transition)))
@@ -119,27 +135,33 @@ def _tell_transition(group_id: str, report: TrialReport, transition: StageTransi
         yield _event(group_id, event_type, payload, transition.seed_id)
 
 
-def _gate(report: TrialReport, transition: StageTransition, gate: GateResult) -> SeedGateEvaluatedPayload:
+def _gate(report: TrialReport, slot_id: str, gate: GateResult) -> SeedGateEvaluatedPayload:
     return SeedGateEvaluatedPayload(
-        slot_id=transition.slot_id,
+        slot_id=slot_id,
         env_id=report.env_id,
         gate=gate.gate.name,
         passed=gate.passed,
         target_stage=gate.target_stage.name,
         checks_passed=gate.checks_passed,
         checks_failed=gate.checks_failed,
+        message=f"failed: {', '.join(gate.checks_failed)}" if gate.checks_failed else "passed",
         score=gate.score,
         episode_idx=report.episode_idx,
     )
 
 
-def _germinated(report: TrialReport, transition: StageTransition) -> SeedGerminatedPayload:
+def _germinated(story: StepStory, transition: StageTransition) -> SeedGerminatedPayload:
+    report, seed = story.report, transition.seed
+    is_chosen = story.action.op is LifecycleOp.GERMINATE
     return SeedGerminatedPayload(
         slot_id=transition.slot_id,
         env_id=report.env_id,
         blueprint_id=transition.blueprint_id,
-        params=transition.seed.num_parameters,
-        blend_tempo_epochs=transition.seed.tempo_epochs,
+        params=seed.num_parameters,
+        alpha=seed.alpha,
+        epochs_in_stage=seed.epochs_in_stage,
+        blend_tempo_epochs=seed.tempo_epochs,
+        alpha_curve=STYLE_MEANING[BlendStyle(story.action.style)][0].name if is_chosen else None,
         episode_idx=report.episode_idx,
     )
 
@@ -196,18 +218,19 @@ def _pruned(report: TrialReport, transition: StageTransition) -> SeedPrunedPaylo
 
 
 def _epoch(report: TrialReport) -> TolariaEpochPayload:
+    flow = report.gradient_flow
     return TolariaEpochPayload(
         env_id=report.env_id,
         val_accuracy=report.val_accuracy,
         val_loss=report.val_loss,
         inner_epoch=report.epoch,
-        seeds={slot.slot_id: SeedSnapshot.from_report(slot.seed) for slot in report.slots if slot.seed is not None},
+        seeds=_seeds(report),
         episode_idx=report.episode_idx,
         max_epochs=report.max_epochs,
         train_loss=report.train_loss,
         train_accuracy=report.train_accuracy,
         committed_accuracy=report.committed_accuracy,
-        host_grad_norm=report.gradient_norm,
+        host_grad_norm_pre_clip=report.gradient_norm,
         host_lr=report.learning_rate,
         host_params=report.host_params,
         seed_params=report.seed_params,
@@ -218,6 +241,11 @@ def _epoch(report: TrialReport) -> TolariaEpochPayload:
         forward_time_ms=report.timings.forward_time_ms,
         backward_time_ms=report.timings.backward_time_ms,
         optimizer_step_time_ms=report.timings.optimizer_step_time_ms,
+        data_transfer_time_ms=report.timings.data_transfer_time_ms,
+        grad_norm_per_layer=flow.norm_per_layer if flow else None,
+        grad_zero_fraction=flow.zero_fraction if flow else None,
+        grad_norm_ratio=flow.norm_ratio if flow else None,
+        grad_nan_layers=flow.nan_layers if flow else None,
     )
 
 
@@ -232,11 +260,17 @@ def _matrix(report: TrialReport) -> CounterfactualMatrixPayload:
             CounterfactualConfig(tuple(slot_ids[i] for i in slots_on), accuracy)
             for slots_on, accuracy in zip(table.configurations, table.accuracies, strict=True)
         ),
-        strategy="factorial" if report.done else "ablation",
+        strategy=_strategy(report, table),
         compute_time_ms=report.timings.evaluation_time_ms,
         episode_idx=report.episode_idx,
         inner_epoch=report.epoch,
     )
+
+
+def _strategy(report: TrialReport, table: Counterfactuals) -> str:
+    if report.epoch != report.max_epochs:
+        return "ablation"
+    return "factorial" if len(table.configurations[0]) <= MAX_EXACT_PLAYERS else "shapley"
 
 
 def _rollback(story: StepStory) -> TolariaRollbackPayload:
@@ -251,6 +285,7 @@ def _rollback(story: StepStory) -> TolariaRollbackPayload:
         consecutive_panics=verdict.consecutive_anomalies,
         panic_reason=verdict.panic.value,
         penalty=story.reward.governor_penalty,
+        penalty_normalised=None if story.reward_scale is None else story.reward_scale * story.reward.governor_penalty,
         episode_idx=story.report.episode_idx,
     )
 
@@ -263,8 +298,35 @@ def _reward(story: StepStory) -> RewardComputedPayload:
         action_name=reward.action_name,
         value_estimate=story.value_estimate,
         action_confidence=story.confidence,
+        base_acc_delta=None if story.before is None else report.val_accuracy - story.before.val_accuracy,
+        host_accuracy=_host_accuracy(report),
+        slot_states=_seeds(report) if story.is_full else None,
+        alternatives=_alternatives(story),
+        decision_entropy=None if story.op_prob is None else _entropy(story.op_prob),
         action_slot=report.slots[story.action.slot].slot_id if reward.action_name != "WAIT" else None,
         episode_idx=report.episode_idx,
         inner_epoch=report.epoch,
         **{name: getattr(reward, name) for name in (*PARTS, *_EVIDENCE)},
     )
+
+
+def _seeds(report: TrialReport) -> dict[str, SeedSnapshot]:
+    return {slot.slot_id: SeedSnapshot.from_report(slot.seed) for slot in report.slots if slot.seed is not None}
+
+
+def _host_accuracy(report: TrialReport) -> float | None:
+    """Validation accuracy with every seed off, in percent."""
+    table = report.counterfactuals
+    return table.accuracy_of(()) if table is not None and () in table.configurations else None
+
+
+def _alternatives(story: StepStory) -> tuple[ActionAlternative, ...] | None:
+    """Operations that were possible and not taken, the likeliest first."""
+    if story.op_prob is None:
+        return None
+    others = [(p, op) for op, p in zip(LifecycleOp, story.op_prob, strict=True) if op is not story.action.op and p > 0.0]
+    return tuple(ActionAlternative(op.name, p) for p, op in sorted(others, reverse=True))
+
+
+def _entropy(probabilities: Sequence[float]) -> float:
+    return -sum(p * math.log(p) for p in probabilities if p > 0.0)

@@ -32,9 +32,11 @@ def write_report(config: RunConfig, paths: RunDir, comparison: Comparison | None
     files: dict[str, Path] = {"checkpoint": checkpoint}
     if comparison is not None:
         files["comparison"] = paths.comparison
-    with Store.open(paths.root) as store:
-        report = write_markdown(store, paths.root, config=dump(config), comparison=rows, paths=files)
-    for name, path in {"telemetry": paths.telemetry, "plot": paths.plot, "report": report, **files}.items():
+    if config.telemetry.is_on:
+        with Store.open(paths.root) as store:
+            report = write_markdown(store, paths.root, config=dump(config), comparison=rows, paths=files)
+        files = {"telemetry": paths.telemetry, "plot": paths.plot, "report": report, **files}
+    for name, path in files.items():
         print(f"{name:<11} {path}")
 
 

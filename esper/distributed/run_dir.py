@@ -28,6 +28,11 @@ class RunDir:
         return self.root / "telemetry.duckdb"
 
     @property
+    def snapshot(self) -> Path:
+        """Copy of the DuckDB file, for readers of a living run."""
+        return self.root / "telemetry.snapshot.duckdb"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.root / "checkpoints"
@@ -118,6 +123,15 @@ def open_evaluation_dir(paths: RunDir) -> RunDir:
 def release_run_dir(paths: RunDir) -> None:
     """Give up the claim."""
     paths.lock.unlink(missing_ok=True)
+
+
+def owner(paths: RunDir) -> int | None:
+    """The process on this machine that is writing here; None if nobody is."""
+    try:
+        text = paths.lock.read_text()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() and _is_alive(int(text)) else None
 
 
 def discard_run_dir(paths: RunDir) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
 
 from esper.distributed import build
+from esper.distributed.cluster_check import require_placement
+from esper.distributed.crew import Crew
 from esper.distributed.executor import ClusterError, Executor, LocalExecutor
 from esper.distributed.sink_worker import SinkWorker
-from esper.nissa.emitter import BufferedEmitter
+from esper.nissa.emitter import BufferedEmitter, EmitterStats
 from esper.nissa.transport import InProcessTransport
 
 if TYPE_CHECKING:
@@ -26,6 +29,18 @@ if TYPE_CHECKING:
     from esper.nissa.transport import Transport
 
 
+SINK, LEARNER, FIRST_ENV = 0, 1, 2
+"""Bundles of the parts, where a run has a placement group."""
+
+
+class Dashboard(Protocol):
+    """Shows a run while it lives."""
+
+    def round_finished(self, *, rounds: int, env_steps_per_sec: float, num_faults: int) -> None:
+        """A round was played and learned from; so many parts were lost so far."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """What the driver works with; it cannot tell where the parts are."""
@@ -35,6 +50,10 @@ class Runtime:
     learner: Any
     emitter: BufferedEmitter
     """The driver's own way to telemetry."""
+    crew: Crew | None = None
+    """Replaces parts that are lost; None where all parts are in this process and are lost with it."""
+    dashboard: Dashboard | None = None
+    """Gauges of Ray's dashboard; None where there is none."""
 
 
 @contextmanager
@@ -48,7 +67,7 @@ def open_local(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds
         keep_rounds: On resume, forget telemetry of later rounds, which will be played again; None for a new run.
     """
     build.prepare_process()
-    store = build.TelemetryStore(config, paths, keep_rounds=keep_rounds)
+    store = build.TelemetryStore(config, paths, keep_rounds=keep_rounds, life=uuid4().hex)
     try:
         emitters = [
             build.make_emitter(config, name, store.incarnation, InProcessTransport(store.sink), paths.spool)
@@ -56,7 +75,11 @@ def open_local(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds
         ]
         driver, learner, *envs = emitters
         workers = [build.make_env_worker(config, facts, emitter) for emitter in envs]
-        yield Runtime(LocalExecutor(), workers, build.make_learner(config, learner), driver)
+        part = build.make_learner(config, learner)
+        yield Runtime(LocalExecutor(), workers, part, driver)
+        for worker in workers:
+            worker.close()
+        part.close()
         for emitter in (*envs, learner, driver):
             emitter.close(timeout_sec=config.cluster.close_timeout_sec)
     finally:
@@ -71,46 +94,79 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
         ClusterError: If the cluster cannot be reached or has less than the run needs.
     """
     from esper.distributed import actors
+    from esper.distributed.meters import Meters
 
     build.prepare_process()
     shares, timeout = config.cluster, config.cluster.close_timeout_sec
-    local = actors.local_resources(shares)
-    if local is not None:
-        require_resources(config, local)  # before seconds are spent on starting a cluster
+    namespace = f"esper-{hashlib.sha256(str(paths.root).encode()).hexdigest()[:16]}"
+    place = partial(actors.Place, namespace)
     with ExitStack() as stack:
-        actors.open_session(shares, namespace=f"esper-{hashlib.sha256(str(paths.root).encode()).hexdigest()[:16]}")
-        stack.callback(actors.close_session)
-        require_resources(config, actors.cluster_resources())
+        if not actors.is_in_session():
+            _join_cluster(config, namespace, stack)
         executor = actors.RayExecutor(shares.call_timeout_sec)
-        queue = actors.make_queue(config.telemetry.queue_capacity)
-        sink = actors.start_part("esper-sink", _build_sink, (config, paths, keep_rounds, queue), cpus=shares.sink_cpus)
+        queue = actors.make_queue(config.telemetry.queue_capacity, namespace)
+        sink = actors.start_part(
+            "esper-sink",
+            _build_sink,
+            (config, paths, keep_rounds, uuid4().hex, namespace),
+            cpus=shares.sink_cpus,
+            place=place(SINK, is_restarted=True, labels=shares.sink_labels),
+        )
         stack.callback(actors.stop_part, sink, timeout)
         opened = executor.call(sink, "ready")  # awaited by the others while they start
+        first_life = partial(actors.fetch, opened.value)
         transport = partial(actors.QueueTransport, queue, sink)
-        learner = actors.start_part(
-            "esper-learner",
-            _build_learner,
-            (config, partial(_make_emitter, config, "learner", partial(actors.fetch, opened), transport, paths.spool)),
-            cpus=shares.learner_cpus,
-            gpus=shares.learner_gpus,
-        )
+
+        def launch_learner(name: str, incarnation: Callable[[], int]) -> Any:
+            arguments = (config, partial(_make_emitter, config, "learner", incarnation, transport, paths.spool))
+            actor, cpus, gpus = f"esper-{name}", shares.learner_cpus, shares.learner_gpus
+            where = place(LEARNER, labels=shares.learner_labels)
+            return actors.start_part(actor, _build_learner, arguments, cpus=cpus, gpus=gpus, place=where)
+
+        def launch_env(i: int, name: str, incarnation: Callable[[], int]) -> Any:
+            arguments = (config, facts, partial(_make_emitter, config, f"env-{i}", incarnation, transport, paths.spool))
+            actor, cpus, gpus = f"esper-{name}", shares.env_cpus, shares.env_gpus
+            where = place(FIRST_ENV + i, labels=shares.env_labels, is_spread=shares.env_placement == "SPREAD")
+            return actors.start_part(actor, _build_env, arguments, cpus=cpus, gpus=gpus, place=where)
+
+        learner = actors.RayPart("learner", launch_learner, first_life)
         stack.callback(actors.stop_part, learner, timeout)
-        workers = []
-        for i in range(config.rollout.num_actors):
-            worker = actors.start_part(
-                f"esper-env-{i}",
-                _build_env,
-                (config, facts, partial(_make_emitter, config, f"env-{i}", partial(actors.fetch, opened), transport, paths.spool)),
-                cpus=shares.env_cpus,
-                gpus=shares.env_gpus,
-            )
+        workers = [actors.RayPart(f"env-{i}", partial(launch_env, i), first_life) for i in range(config.rollout.num_actors)]
+        for worker in workers:
             stack.callback(actors.stop_part, worker, timeout)
-            workers.append(worker)
         for ref in [executor.call(part, "ready") for part in (*workers, learner)]:
             executor.get(ref)
-        driver = build.make_emitter(config, "driver", executor.get(opened), transport(), paths.spool)
-        yield Runtime(executor, workers, learner, driver)
+        incarnation = executor.get(opened)
+        driver = build.make_emitter(config, "driver", incarnation, transport(), paths.spool)
+        crew = Crew(executor, workers, learner, sink, incarnation=incarnation, cluster=shares)
+        yield Runtime(executor, workers, learner, driver, crew, Meters(paths.root.name, queue, workers))
         driver.close(timeout_sec=timeout)
+
+
+def telemetry_stats(runtime: Runtime) -> EmitterStats:
+    """What became of the events of all parts that work, after each has waited for the sink; of the driver's, only what is lost."""
+    crew, executor = runtime.crew, runtime.executor
+    workers = runtime.workers if crew is None else [runtime.workers[i] for i in crew.working()]
+    refs = [executor.call(part, "telemetry_stats") for part in (*workers, runtime.learner)]
+    every = [executor.get(ref) for ref in refs]
+    return EmitterStats(
+        emitted_events=sum(one.emitted_events for one in every),
+        dropped_events=sum(one.dropped_events for one in every) + runtime.emitter.stats().dropped_events,
+        held_batches=sum(one.held_batches for one in every),
+        disk_batches=sum(one.disk_batches for one in every),
+    )
+
+
+def _join_cluster(config: RunConfig, namespace: str, stack: ExitStack) -> None:
+    from esper.distributed import actors
+
+    local = actors.local_resources(config.cluster)
+    if local is not None:
+        require_resources(config, local)  # before seconds are spent on starting a cluster
+    actors.open_session(config.cluster, namespace=namespace)
+    stack.callback(actors.close_session)
+    require_resources(config, actors.cluster_resources())
+    require_placement(config, actors.cluster_nodes())
 
 
 def require_resources(config: RunConfig, available: dict[str, float]) -> None:
@@ -134,10 +190,11 @@ def require_resources(config: RunConfig, available: dict[str, float]) -> None:
             )
 
 
-def _build_sink(config: RunConfig, paths: RunDir, keep_rounds: int | None, queue: Any) -> SinkWorker:
-    from esper.distributed.actors import drain
+def _build_sink(config: RunConfig, paths: RunDir, keep_rounds: int | None, life: str, namespace: str) -> SinkWorker:
+    from esper.distributed.actors import drain, make_queue
 
-    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=keep_rounds), partial(drain, queue))
+    queue = make_queue(config.telemetry.queue_capacity, namespace)
+    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=keep_rounds, life=life), partial(drain, queue))
 
 
 def _build_learner(config: RunConfig, make_emitter: Callable[[], BufferedEmitter]) -> LearnerWorker:

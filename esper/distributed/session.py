@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +12,11 @@ from esper.distributed.checkpoint import CheckpointError, CheckpointFolder
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.compare import Comparison, compare
 from esper.distributed.config import EvaluationConfig, RunConfig, read_run_config, write_run_config
-from esper.distributed.driver import Run, restore, train
-from esper.distributed.executor import ClusterError
+from esper.distributed.driver import Run, go_back, restore, train
+from esper.distributed.executor import ClusterError, RunFailedError, LearnerLostError
 from esper.distributed.facts import RunFacts, examine
 from esper.distributed.run_dir import RunDir, create_run_dir, discard_run_dir, open_evaluation_dir, open_run_dir, release_run_dir
-from esper.distributed.runtime import Runtime, open_local, open_ray
+from esper.distributed.runtime import Runtime, open_local, open_ray, telemetry_stats
 from esper.distributed.story import RunStory
 from esper.leyline.load import ConfigError, dump, load, merge
 
@@ -83,12 +84,12 @@ def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal[
         raise ConfigError("evaluation.seeds_per_context=0 plays no episode; give --seeds 1 or more")
     config = load(RunConfig, merge(dump(stored), {"evaluation": dump(evaluation), "telemetry": {"console": "off", "wandb": "off"}}))
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
-    source = folder.latest() if checkpoint == "latest" else _best(folder)
+    source = folder.choose(checkpoint)
     facts = examine(config)
     scratch = open_evaluation_dir(paths)
     try:
-        with _stop_flag() as should_stop, _open(config, facts, scratch, local=local, keep_rounds=0) as runtime:
-            run = _make_run(config, scratch, runtime, should_stop, facts)
+        with _stop_flag() as should_stop, open_runtime(config, facts, scratch, local=local, keep_rounds=0) as runtime:
+            run = make_run(config, scratch, runtime, should_stop, facts)
             restore(run, source)
             comparison = compare(run)
     except InterruptedRound:
@@ -101,24 +102,33 @@ def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal[
 
 def _play(config: RunConfig, paths: RunDir, facts: RunFacts, *, local: bool, is_resumed: bool) -> bool:
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
-    finished = folder.rounds() if is_resumed else []
-    source = folder.latest() if finished else None
+    finished = sound_checkpoints(folder) if is_resumed else []
+    source = folder.path(finished[-1]) if finished else None
     keep_rounds = (finished[-1] if finished else 0) if is_resumed else None
     comparison: Comparison | None = None
-    with _stop_flag() as should_stop, _open(config, facts, paths, local=local, keep_rounds=keep_rounds) as runtime:
-        run = _make_run(config, paths, runtime, should_stop, facts)
-        if source is not None:
-            restore(run, source)
-        run.story.started(facts, resumed_from=str(source or ""), counts=run.counts)
+    with _stop_flag() as should_stop, open_runtime(config, facts, paths, local=local, keep_rounds=keep_rounds) as runtime:
+        run = make_run(config, paths, runtime, should_stop, facts)
+        accuracy = restore(run, source) if source is not None else None
+        run.story.started(facts, resumed_from=str(source or ""), counts=run.counts, accuracy=accuracy)
         was_interrupted = train(run)
         if not was_interrupted and config.evaluation.seeds_per_context:
             try:
-                comparison = compare(run)
+                comparison = _compare(run)
             except InterruptedRound:
                 was_interrupted = True
+        if was_interrupted and runtime.crew is not None:
+            runtime.crew.dismiss()
         rounds = folder.rounds()
         checkpoint = str(folder.path(rounds[-1])) if rounds else None
-        run.story.finished(run.counts, "interrupted" if was_interrupted else "completed", checkpoint)
+        told = telemetry_stats(runtime)
+        run.story.finished(run.counts, "interrupted" if was_interrupted else "completed", checkpoint, told.dropped_events)
+        runtime.emitter.settle()
+        num_held = told.held_batches + runtime.emitter.stats().held_batches
+    if num_held:
+        raise RunFailedError(
+            f"the run is over, but {num_held} batches of its telemetry are not stored; they are kept in {paths.spool}, and "
+            f"`esper resume {paths.root}` stores them"
+        )
     if was_interrupted:
         report.print_interruption(paths)
     else:
@@ -126,13 +136,44 @@ def _play(config: RunConfig, paths: RunDir, facts: RunFacts, *, local: bool, is_
     return was_interrupted
 
 
-def _make_run(config: RunConfig, paths: RunDir, runtime: Runtime, should_stop: Callable[[], bool], facts: RunFacts) -> Run:
-    collector = Collector(runtime.executor, runtime.workers, runtime.learner, num_steps=facts.max_epochs, should_stop=should_stop)
+def sound_checkpoints(folder: CheckpointFolder) -> list[int]:
+    """Rounds after which there is a checkpoint to go on from; says on the terminal which newer ones are damaged.
+
+    Raises:
+        CheckpointError: If there are checkpoints, and all of them are damaged.
+    """
+    sound, complaints = folder.sound()
+    if complaints and not sound:
+        raise CheckpointError(complaints[0])
+    for complaint in complaints:
+        print(f"damaged checkpoint, going back to round {sound[-1]}: {complaint}", file=sys.stderr)
+    return sound
+
+
+def _compare(run: Run) -> Comparison:
+    while True:
+        try:
+            return compare(run)
+        except LearnerLostError as error:
+            go_back(run, error)
+
+
+def make_run(config: RunConfig, paths: RunDir, runtime: Runtime, should_stop: Callable[[], bool], facts: RunFacts) -> Run:
+    """A run of the parts in `runtime`, at its beginning; `should_stop` is asked after each step."""
+    collector = Collector(
+        runtime.executor, runtime.workers, runtime.learner, num_steps=facts.max_epochs, should_stop=should_stop, crew=runtime.crew
+    )
     checkpoints = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
-    return Run(config, facts, runtime, collector, checkpoints, RunStory(config, runtime.emitter))
+    story = RunStory(config, runtime.emitter)
+    if runtime.crew is not None:
+        runtime.crew.report_to(story)
+    return Run(config, facts, runtime, collector, checkpoints, story)
 
 
-def _open(config: RunConfig, facts: RunFacts, paths: RunDir, *, local: bool, keep_rounds: int | None) -> AbstractContextManager[Runtime]:
+def open_runtime(
+    config: RunConfig, facts: RunFacts, paths: RunDir, *, local: bool, keep_rounds: int | None
+) -> AbstractContextManager[Runtime]:
+    """Start the parts in this process or in Ray actors; arguments as for `open_local`."""
     return (open_local if local else open_ray)(config, facts, paths, keep_rounds=keep_rounds)
 
 
@@ -161,10 +202,3 @@ def _stop_flag() -> Generator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _best(folder: CheckpointFolder) -> Path:
-    best = folder.best()
-    if best is None:
-        raise CheckpointError("no best checkpoint was noted; use --checkpoint latest")
-    return folder.path(best[0])

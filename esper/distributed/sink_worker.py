@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 from esper.nissa.transport import InProcessTransport
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from esper.distributed.build import TelemetryStore
 
-POLL_SEC = 0.1
+POLL_SEC = 0.05
 """Pause after the queue was found empty."""
 
 
@@ -22,12 +24,15 @@ class SinkWorker:
 
     Args:
         make_store: Opens the store, in the thread that will use it.
-        drain: Takes everything that waits in the queue.
+        drain: Takes everything that waits in the queue; None says that the queue is away.
     """
 
-    def __init__(self, make_store: Callable[[], TelemetryStore], drain: Callable[[], list[bytes]]) -> None:
+    def __init__(self, make_store: Callable[[], TelemetryStore], drain: Callable[[], list[bytes] | None]) -> None:
         self._make_store = make_store
         self._drain = drain
+        self._requests: queue.SimpleQueue[tuple[Callable[[TelemetryStore], Any], Future[Any]]] = queue.SimpleQueue()
+        self._num_queue_outages = 0
+        self._is_queue_away = False
         self._incarnation = 0
         self._transport: InProcessTransport | None = None
         self._failure: Exception | None = None
@@ -47,9 +52,22 @@ class SinkWorker:
         return self._incarnation
 
     def acknowledged(self, source: str, incarnation: int) -> int:
-        """Highest stored sequence number of a producer; 0 if none."""
+        """Highest stored sequence number of a producer, once the store is open; 0 if none."""
+        self._is_open.wait()
         self._raise_failure()
         return self._transport.acknowledged(source, incarnation) if self._transport else 0
+
+    def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
+        """Take back what a lost producer told after batch `after_seq`; returns how many events that were."""
+        return int(self._ask(lambda store: store.abandon(source, incarnation, after_seq)))
+
+    def forget_after(self, num_rounds: int) -> int:
+        """Take back what was told of rounds after so many; returns how many events that were."""
+        return int(self._ask(lambda store: store.forget_after(num_rounds)))
+
+    def outages(self) -> tuple[int, int]:
+        """How often this life of the run opened the store, and how often the queue was found to be away since the last opening."""
+        return int(self._ask(lambda store: store.num_openings)), self._num_queue_outages
 
     def close(self) -> None:
         """Store what still waits, then close the store."""
@@ -64,7 +82,7 @@ class SinkWorker:
             self._transport = InProcessTransport(store.sink)
             self._is_open.set()
             try:
-                self._pump(self._transport)
+                self._pump(store, self._transport)
             finally:
                 store.close()
         except Exception as error:  # noqa: BLE001 - raised again in the caller of ready(), acknowledged() or close()
@@ -72,17 +90,41 @@ class SinkWorker:
         finally:
             self._is_open.set()
 
-    def _pump(self, transport: InProcessTransport) -> None:
+    def _pump(self, store: TelemetryStore, transport: InProcessTransport) -> None:
         held: list[bytes] = []
         while True:
             is_last = self._is_closing.is_set()
-            held = held or self._drain()
+            self._answer(store)
+            held = held or self._take()
             if held and transport.try_put(held):
                 held = []
             elif is_last:
                 return
             else:
                 time.sleep(POLL_SEC)
+
+    def _take(self) -> list[bytes]:
+        batches = self._drain()
+        if batches is None and not self._is_queue_away:
+            self._num_queue_outages += 1
+        self._is_queue_away = batches is None
+        return batches or []
+
+    def _ask(self, question: Callable[[TelemetryStore], Any]) -> Any:
+        """Let the thread that owns the store answer a question about it."""
+        answer: Future[Any] = Future()
+        self._requests.put((question, answer))
+        while True:
+            self._raise_failure()
+            try:
+                return answer.result(timeout=10 * POLL_SEC)
+            except TimeoutError:
+                continue
+
+    def _answer(self, store: TelemetryStore) -> None:
+        while not self._requests.empty():
+            question, answer = self._requests.get()
+            answer.set_result(question(store))
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import bench_counterfactual, bench_env_step, bench_memory, bench_policy, bench_population
 from benchmarks.bare import LAYOUTS, Layout, train_each, train_in_channels
-from benchmarks.graphs import host_graph, repeated, with_edges
+from benchmarks.graphs import host_graph, large_graph, repeated, with_edges
 from benchmarks.measure import figure
 from benchmarks.members import BLUEPRINTS, find_case, grow, make_engines
 from benchmarks.workloads import cnn_of, make_workload
@@ -132,14 +132,28 @@ def test_memory_benchmark_refuses_a_slope_through_one_point(capsys: pytest.Captu
 def test_policy_benchmark_reports_inference_and_update(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     changes = ["rollout.num_envs=2", "rollout.envs_per_actor=2", "ppo.epochs=1", *SMALL]
-    result = bench_policy.main(["--repeats", "1", "--calls", "2", "--json", str(path), *changes])
+    options = ["--repeats", "1", "--calls", "2", "--threads", "1", "--json", str(path)]
+    result = bench_policy.main([*options, *changes, "--only", "P6", "P8", "builder"])
     sizes = ("10_layers", "100_nodes", "16_graphs")
-    check(result, path, {"P8", *(f"P6_{width}_{size}" for width in ("default", "quick") for size in sizes)})
+    check(result, path, {"P8", "builder", *(f"P6_{width}_{size}_1_threads" for width in ("default", "quick") for size in sizes)})
     assert result["figures"]["P8"]["ratio"] < 1
-    assert result["figures"]["P6_quick_10_layers"]["nodes_per_type"]["layer"] == 10
-    assert result["figures"]["P6_default_100_nodes"]["num_nodes"] == 100
-    assert result["figures"]["P6_default_100_nodes"]["num_edges"] == 500
-    assert result["figures"]["P6_quick_16_graphs"]["num_graphs"] == 16
+    assert result["figures"]["P6_quick_10_layers_1_threads"]["nodes_per_type"]["layer"] == 10
+    assert result["figures"]["P6_default_100_nodes_1_threads"]["num_nodes"] == 100
+    assert result["figures"]["P6_default_100_nodes_1_threads"]["num_edges"] == 500
+    batch = result["figures"]["P6_quick_16_graphs_1_threads"]
+    assert batch["num_graphs"] == 16
+    assert 0 < batch["gflop"] < batch["reference_gflop"]
+    assert 0 < batch["bf16_error"]["graph_embedding"] < 0.1
+
+
+def test_large_graph_has_the_shape_asked_for() -> None:
+    graph = large_graph(SeedTree(2).numpy(), num_nodes=500, num_edges=2500, num_slots=20)
+    assert sum(len(rows) for rows in graph.nodes.values()) == 500
+    assert sum(index.shape[1] for index in graph.edges.values()) == 2500
+    assert len(graph.nodes["seed"]) == graph.masks.slot.shape[2] == 20
+    for (source, _, destination), index in graph.edges.items():
+        assert index[0].max() < len(graph.nodes[source])
+        assert index[1].max() < len(graph.nodes[destination])
 
 
 def test_added_edges_stay_within_their_graph() -> None:

@@ -208,3 +208,9 @@ def test_an_evaluation_is_printed_written_and_leaves_the_runs_telemetry_alone(fi
 
 def test_the_best_checkpoint_can_be_evaluated(finished: Path) -> None:
     assert main(["eval", str(finished), "--local", "--seeds", "1", "--baselines", "wait", "--checkpoint", "best"]) == 0
+
+
+def test_old_event_names_are_asked_for_by_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, wanted in (([], "false"), (["--legacy-events"], "true")):
+        assert main(["train", "task.preset=smoke", *flags, "--print-config"]) == 0
+        assert f"legacy_events: {wanted}" in capsys.readouterr().out

@@ -31,7 +31,7 @@ class ShufflingExecutor(LocalExecutor):
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
-    def wait(self, refs: Sequence[Ref]) -> tuple[list[Ref], list[Ref]]:
+    def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:
         shuffled = self._random.sample(list(refs), len(refs))
         count = self._random.randint(1, len(refs))
         return shuffled[:count], shuffled[count:]
@@ -55,6 +55,9 @@ class EchoWorker:
 
     def outcomes(self) -> list[Any]:
         return list(self._requests)
+
+    def settle(self) -> int:
+        return 0
 
     def play_scripted(self, specs: tuple[Any, ...], requests: tuple[Any, ...]) -> list[Any]:
         return list(zip(specs, requests, strict=True))

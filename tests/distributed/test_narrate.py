@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from esper.distributed.narrate import StepStory, tell_outcome, tell_step
 from esper.leyline.actions import FactoredAction, LifecycleOp
-from esper.leyline.reports import Counterfactuals, EpisodeOutcome, StageTransition, TrialReport
+from esper.leyline.reports import ClosedGate, Counterfactuals, EpisodeOutcome, EpochTimings, GradientFlow, StageTransition, TrialReport
 from esper.leyline.schemas import GateLevel, GateResult, GovernorVerdict, PanicReason
 from esper.leyline.stages import VALID_TRANSITIONS, SeedStage
 from esper.leyline.telemetry import PAYLOAD_CLASSES, TelemetryEvent
@@ -118,7 +120,7 @@ def test_unmeasured_values_stay_unmeasured() -> None:
     epoch: Any = events[0].data
     reward: Any = events[-1].data
     assert epoch.train_loss is None
-    assert epoch.host_grad_norm is None
+    assert epoch.host_grad_norm_pre_clip is None
     assert reward.value_estimate is None
 
 
@@ -156,3 +158,75 @@ def test_everything_told_fits_its_table() -> None:
     for event in tell(make_report(transitions=stages, counterfactuals=table, verdict=verdict)):
         assert isinstance(event.data, PAYLOAD_CLASSES[event.event_type])
         assert record_batch([event]).num_rows == 1
+
+
+def story(report: TrialReport, **changes: Any) -> StepStory:
+    reward = compute_reward(RewardConfig(), make_report(epoch=7), report, FactoredAction(), gamma=0.99)
+    return replace(StepStory("train/learned/0", report, FactoredAction(), reward, 0.5, 0.25, "cpu"), **changes)
+
+
+def reward_told(report: TrialReport, **changes: Any) -> Any:
+    return list(tell_step(story(report, **changes)))[-1].data
+
+
+def test_a_decision_is_told_with_what_else_was_possible() -> None:
+    told = reward_told(make_report(), op_prob=(0.5, 0.125, 0.0, 0.25, 0.125, 0.0))
+    assert [(other.action_name, other.probability) for other in told.alternatives] == [
+        ("PRUNE", 0.25),
+        ("FOSSILIZE", 0.125),
+        ("GERMINATE", 0.125),
+    ]
+    assert told.decision_entropy == pytest.approx(1.75 * math.log(2.0))
+    silent = reward_told(make_report())
+    assert silent.alternatives is None
+    assert silent.decision_entropy is None
+
+
+def test_a_step_is_told_with_what_it_changed_and_what_the_host_does_alone() -> None:
+    table = Counterfactuals(((0,), ()), (50.0, 42.0))
+    told = reward_told(make_report(make_seed(0), val_accuracy=50.0, counterfactuals=table), before=make_report(val_accuracy=50.0))
+    assert told.base_acc_delta == 0.0
+    assert told.host_accuracy == 42.0
+    assert set(told.slot_states) == {"r0c0"}
+    assert reward_told(make_report(), is_full=False).slot_states is None
+
+
+def test_counterfactuals_before_the_end_are_for_study_alone() -> None:
+    table = Counterfactuals(((0, 1), (0,), ()), (50.0, 45.0, 40.0))
+    running, ended = make_report(counterfactuals=table), make_report(counterfactuals=table, epoch=12, done=True, test_accuracy=1.0)
+    assert "COUNTERFACTUAL_MATRIX_COMPUTED" not in names(list(tell_step(story(running, is_full=False))))
+    assert "COUNTERFACTUAL_MATRIX_COMPUTED" in names(list(tell_step(story(ended, is_full=False))))
+
+
+@pytest.mark.parametrize(("num_slots", "epoch", "strategy"), [(2, 8, "ablation"), (2, 12, "factorial"), (5, 12, "shapley")])
+def test_a_matrix_says_how_its_configurations_were_chosen(num_slots: int, epoch: int, strategy: str) -> None:
+    everything = tuple(range(num_slots))
+    report = make_report(*[None] * num_slots, counterfactuals=Counterfactuals((everything, ()), (50.0, 40.0)), epoch=epoch)
+    matrix: Any = next(e.data for e in tell_step(story(report)) if e.event_type.name == "COUNTERFACTUAL_MATRIX_COMPUTED")
+    assert matrix.strategy == strategy
+
+
+def test_a_closed_gate_is_told_with_what_failed() -> None:
+    closed = ClosedGate("r0c0", "seed0", GateResult(GateLevel.G2, False, 0.1, SeedStage.BLENDING, ("training",), ("trained for 3 epochs",)))
+    event = tell(make_report(closed_gates=(closed,)))[0]
+    gate: Any = event.data
+    assert (event.event_type.name, event.seed_id) == ("SEED_GATE_EVALUATED", "seed0")
+    assert (gate.passed, gate.checks_failed, gate.message) == (False, ("trained for 3 epochs",), "failed: trained for 3 epochs")
+
+
+def test_gradients_and_times_are_told_where_they_were_measured() -> None:
+    flow = GradientFlow({"host.a": 2.0, "host.b": 0.0}, 0.5, None, ())
+    timings = EpochTimings(9.0, 1.0, 2.0, 4.0, 1.0, data_transfer_time_ms=0.5)
+    epoch: Any = tell(make_report(gradient_flow=flow, timings=timings))[0].data
+    assert (epoch.grad_norm_per_layer, epoch.grad_zero_fraction, epoch.grad_nan_layers) == ({"host.a": 2.0, "host.b": 0.0}, 0.5, ())
+    assert (epoch.forward_time_ms, epoch.backward_time_ms, epoch.optimizer_step_time_ms, epoch.data_transfer_time_ms) == (2, 4, 1, 0.5)
+    bare: Any = tell(make_report())[0].data
+    assert bare.grad_norm_per_layer is bare.grad_zero_fraction is bare.forward_time_ms is None
+
+
+def test_a_rollback_tells_its_penalty_in_both_units() -> None:
+    verdict = GovernorVerdict(PanicReason.DIVERGENCE, loss=9.0, loss_threshold=3.0, consecutive_anomalies=2)
+    told = list(tell_step(story(make_report(verdict=verdict, done=True, test_accuracy=10.0), reward_scale=0.1)))
+    rollback: Any = next(event.data for event in told if event.event_type.name == "TOLARIA_ROLLBACK")
+    assert rollback.penalty == -10.0
+    assert rollback.penalty_normalised == pytest.approx(-1.0)

@@ -1,0 +1,81 @@
+"""`esper wandb upload`: a Weights & Biases run made from a run's stored telemetry."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import yaml
+
+from esper.cli.main import OK
+from esper.distributed.run_dir import RunDir, RunDirError
+from esper.karn.replay import replay
+from esper.karn.store import Store, StoreError
+from esper.leyline.load import ConfigError
+from esper.leyline.telemetry import TelemetryEventType
+from esper.nissa.wire import BatchId, stamp
+
+if TYPE_CHECKING:
+    import argparse
+
+    from esper.nissa.sinks.wandb import WandbSink
+
+FOLDER = "wandb-upload"
+"""Within the run's folder; what a living run logs by itself lies in `wandb`."""
+
+
+def run_wandb(options: argparse.Namespace) -> int:
+    """Rebuild the run, and say where it lies.
+
+    Raises:
+        RunDirError: If there is no telemetry that can be read.
+        ConfigError: If the library refuses.
+    """
+    from esper.nissa.sinks.base import SinkUnavailableError
+    from esper.nissa.sinks.wandb import open_wandb  # takes seconds
+    from esper.nissa.sinks.wandb_label import RunLabel
+
+    paths = RunDir(options.run_dir)
+    config = dict(yaml.safe_load(paths.config.read_text())) if paths.config.exists() else {}
+    project = options.project or config.get("telemetry", {}).get("wandb_project", "esper")
+    try:
+        with Store.open(options.run_dir) as store:
+            folder = paths.root / FOLDER
+            shutil.rmtree(folder, ignore_errors=True)
+            label = RunLabel(options.name or paths.root.resolve().name, options.group)
+            sink = open_wandb(options.mode, project, folder=folder, label=label, config=config)
+            num_events = _feed(store, sink, paths)
+            sink.close()
+    except StoreError as error:
+        raise RunDirError(str(error)) from error
+    except SinkUnavailableError as error:
+        raise ConfigError(str(error)) from error
+    print(f"events      {num_events}\nwandb       {sink.location}")
+    return OK
+
+
+def _feed(store: Store, sink: WandbSink, paths: RunDir) -> int:
+    num_events = seq = 0
+    for stretch in replay(store):
+        for event_type, rows in stretch:
+            seq += 1
+            num_events += rows.num_rows
+            sink.write([_batch(rows, event_type, seq, paths)])
+        sink.flush()
+    return num_events
+
+
+def _batch(rows: pa.Table, event_type: TelemetryEventType, seq: int, paths: RunDir) -> pa.RecordBatch:
+    if event_type is TelemetryEventType.RUN_FINISHED:
+        rows = _with_moved_checkpoints(rows, paths)
+    (batch,) = rows.combine_chunks().to_batches(max_chunksize=None)
+    return stamp(batch, BatchId("upload", 0, seq, seq - 1, event_type.name))
+
+
+def _with_moved_checkpoints(rows: pa.Table, paths: RunDir) -> pa.Table:
+    """The run's folder may have been moved since: checkpoints are looked for where it lies now."""
+    found: list[Any] = rows.column("checkpoint_path").to_pylist()
+    here = [None if path is None else str(paths.checkpoints / Path(path).name) for path in found]
+    return rows.set_column(rows.schema.get_field_index("checkpoint_path"), "checkpoint_path", pa.array(here, pa.string()))

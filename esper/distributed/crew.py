@@ -1,0 +1,267 @@
+"""A run's processes when some of them are lost: replaces them, and keeps telemetry free of what will be done again.
+
+What to do is decided in `esper.distributed.supervise`; here it is done.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from esper.distributed.executor import PartLostError, RunFailedError
+from esper.distributed.supervise import Decision, Fault, Health, Remedy, after_fault, can_do_without, due, overdue
+from esper.leyline.telemetry import PartFaultPayload, TelemetryEvent, TelemetryEventType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from esper.distributed.config import ClusterConfig
+    from esper.distributed.executor import Executor, Ref
+    from esper.leyline.ports import Emitter
+
+RETRY_SEC = 0.25
+"""Pause before the store is asked again while its actor is being restarted."""
+LEARNER = "learner"
+
+
+class Part(Protocol):
+    """A place in the run that one process after another can fill."""
+
+    name: str
+
+    def replace(self, incarnation: int) -> None:
+        """End the process that is here, if it lives, and start another one."""
+        ...
+
+    def kill(self) -> None:
+        """End the process that is here, if it lives."""
+        ...
+
+
+@dataclass(slots=True)
+class _Seat:
+    """What is known of whoever fills a part."""
+
+    part: Part
+    life: int
+    health: Health = field(default_factory=Health)
+    committed: int = 0
+    """Number of the last telemetry batch about work that is finished."""
+    lost_at: float = 0.0
+    fault: Fault = Fault.DIED
+
+
+class Crew:
+    """The parts that may be lost and replaced.
+
+        crew.begin_restarts()                          # again and again, while work goes on
+        crew.lost(worker, Fault.DIED, detail, work)    # then give its work to another one
+        for ref in ready & crew.starting: crew.started(ref)
+
+    Args:
+        executor: How parts are called.
+        workers: Environment parts.
+        learner: The part that learns.
+        store: The part that owns telemetry; Ray restarts it by itself.
+        incarnation: Of the first lives; later ones count up from it.
+        cluster: Settings.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 - called once, where the parts are started
+        self,
+        executor: Executor,
+        workers: Sequence[Part],
+        learner: Part,
+        store: Any,
+        *,
+        incarnation: int,
+        cluster: ClusterConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._executor = executor
+        self._seats = [_Seat(part, incarnation) for part in workers]
+        self._learner = _Seat(learner, incarnation)
+        self._store = store
+        self._newest = incarnation
+        self._cluster = cluster
+        self._clock = clock
+        self._starting: dict[Ref, tuple[int, float]] = {}
+        self._emitter: Emitter | None = None
+        self._outages = (1, 0)
+
+    @property
+    def starting(self) -> list[Ref]:
+        """Answers of workers that have not come up yet; give them to `started` when they exist."""
+        return list(self._starting)
+
+    @property
+    def call_timeout_sec(self) -> float:
+        """Age at which a call counts as lost."""
+        return self._cluster.call_timeout_sec
+
+    @property
+    def num_faults(self) -> int:
+        """Losses of environments and learner so far."""
+        return sum(seat.health.num_faults for seat in (*self._seats, self._learner))
+
+    def report_to(self, emitter: Emitter) -> None:
+        """Tell losses and recoveries to `emitter` from now on."""
+        self._emitter = emitter
+
+    def working(self) -> list[int]:
+        """Workers that can be given work."""
+        return [i for i, seat in enumerate(self._seats) if seat.health.is_working]
+
+    def committed(self, worker: int, seq: int) -> None:
+        """A worker's work is finished and its telemetry is stored up to batch `seq`."""
+        self._seats[worker].committed = seq
+
+    def learner_committed(self, seq: int) -> None:
+        """A checkpoint covers the learner's work, and its telemetry is stored up to batch `seq`."""
+        self._learner.committed = seq
+
+    def lost(self, worker: int, fault: Fault, detail: str, *, work: str = "") -> None:
+        """A worker is lost; forget what it told of unfinished work and decide what becomes of it.
+
+        Raises:
+            RunFailedError: If no worker is left.
+        """
+        seat = self._seats[worker]
+        is_needed = not can_do_without(worker, [other.health for other in self._seats])
+        decision = self._lose(seat, fault, detail, is_needed=is_needed, work=work)
+        if decision.remedy is Remedy.GIVE_UP:
+            raise RunFailedError(
+                f"{seat.part.name} was lost {len(seat.health.faults)} times within {self._cluster.restart_window_sec:g} s "
+                f"(cluster.max_restarts={self._cluster.max_restarts}) and no other environment actor is left; last: {detail}"
+            )
+
+    def begin_restarts(self) -> None:
+        """Start the workers that are due, and count those that do not come up as lost once more."""
+        now = self._clock()
+        for worker in due({i: seat.health for i, seat in enumerate(self._seats)}, now):
+            self._begin(worker, now)
+        for ref in overdue({ref: begun for ref, (_, begun) in self._starting.items()}, now, self.call_timeout_sec):
+            worker, _ = self._starting.pop(ref)
+            self.lost(worker, Fault.HUNG, f"did not come up within {self.call_timeout_sec:g} s")
+
+    def started(self, ref: Ref) -> int | None:
+        """A worker that was started again has answered; returns which, or None if it was lost at once."""
+        worker, _ = self._starting.pop(ref)
+        try:
+            self._executor.check(ref)
+        except PartLostError as error:
+            self.lost(worker, Fault.DIED, str(error))
+            return None
+        self._recovered(self._seats[worker])
+        return worker
+
+    def dismiss(self) -> None:
+        """Kill the workers: what they are doing is not wanted any more."""
+        for seat in self._seats:
+            seat.part.kill()
+
+    def replace_learner(self, detail: str, *, work: str) -> None:
+        """Put a fresh learner in the place of the one that was lost, and let all workers begin new lives.
+
+        Raises:
+            RunFailedError: If learners were lost too often.
+        """
+        seat = self._learner
+        while True:
+            decision = self._lose(seat, Fault.DIED, detail, is_needed=True, work=work)
+            if decision.remedy is Remedy.GIVE_UP:
+                raise RunFailedError(f"the learner was lost {len(seat.health.faults)} times (cluster.max_restarts); last: {detail}")
+            time.sleep(max(0.0, (seat.health.due_at or 0.0) - self._clock()))
+            seat.life, seat.committed = self._new_life(), 0
+            seat.part.replace(seat.life)
+            try:
+                self._executor.check(self._executor.call(seat.part, "ready"))
+                break
+            except PartLostError as error:
+                detail = str(error)
+        self._recovered(seat)
+        self._renew_workers()
+
+    def forget_after(self, num_rounds: int) -> None:
+        """Take back what was told of later rounds, which will be played again."""
+        self._ask_store("forget_after", num_rounds)
+
+    def look_at_store(self) -> None:
+        """Tell of telemetry's own losses since the last look; nothing of the run was lost with them."""
+        before, self._outages = self._outages, tuple(self._ask_store("outages"))
+        for name, was, now in zip(("sink", "queue"), before, self._outages, strict=True):
+            for number in range(was + 1, now + 1):
+                payload = PartFaultPayload(
+                    part=name, fault=str(Fault.DIED), remedy=str(Remedy.RESTART), num_faults=number - (name == "sink"), life=self._newest
+                )
+                self._tell(TelemetryEventType.PART_LOST, replace(payload, detail="restarted by Ray; producers sent again"))
+                self._tell(TelemetryEventType.PART_RECOVERED, payload)
+
+    def _lose(self, seat: _Seat, fault: Fault, detail: str, *, is_needed: bool, work: str) -> Decision:
+        now = self._clock()
+        decision = after_fault(seat.health, now, self._cluster, is_needed=is_needed)
+        seat.health, seat.lost_at, seat.fault = decision.health, now, fault
+        seat.part.kill()
+        self._ask_store("abandon", seat.part.name, seat.life, seat.committed)
+        payload = self._payload(seat, decision.remedy)
+        delay = seat.health.due_at - now if seat.health.due_at is not None else None
+        self._tell(TelemetryEventType.PART_LOST, replace(payload, delay_sec=delay, lost=work, detail=first_line(detail)))
+        return decision
+
+    def _begin(self, worker: int, now: float) -> None:
+        seat = self._seats[worker]
+        seat.life, seat.committed = self._new_life(), 0
+        seat.health = replace(seat.health, due_at=None)
+        seat.part.replace(seat.life)
+        self._starting[self._executor.call(seat.part, "ready")] = (worker, now)
+
+    def _recovered(self, seat: _Seat) -> None:
+        payload = self._payload(seat, Remedy.RESTART)
+        seat.health = replace(seat.health, is_working=True, is_dropped=False, due_at=None)
+        self._tell(TelemetryEventType.PART_RECOVERED, replace(payload, recovered_in_sec=self._clock() - seat.lost_at))
+
+    def _renew_workers(self) -> None:
+        """Abandon the episodes in flight of all workers, which decided with a policy that is gone."""
+        for worker in self.working():
+            seat = self._seats[worker]
+            old, committed = seat.life, seat.committed
+            seat.life, seat.committed = self._new_life(), 0
+            try:
+                self._executor.check(self._executor.call(seat.part, "renew", seat.life))
+            except PartLostError as error:
+                seat.life, seat.committed = old, committed
+                self.lost(worker, Fault.DIED, str(error))
+                continue
+            self._ask_store("abandon", seat.part.name, old, committed)
+
+    def _new_life(self) -> int:
+        self._newest += 1
+        return self._newest
+
+    def _ask_store(self, method: str, *args: Any) -> Any:
+        deadline = self._clock() + self.call_timeout_sec
+        while True:
+            try:
+                return self._executor.get(self._executor.call(self._store, method, *args))
+            except PartLostError:
+                if self._clock() > deadline:
+                    raise
+            time.sleep(RETRY_SEC)
+
+    def _payload(self, seat: _Seat, remedy: Remedy) -> PartFaultPayload:
+        return PartFaultPayload(
+            part=seat.part.name, fault=str(seat.fault), remedy=str(remedy), num_faults=seat.health.num_faults, life=seat.life
+        )
+
+    def _tell(self, event_type: TelemetryEventType, payload: PartFaultPayload) -> None:
+        is_loss = event_type is TelemetryEventType.PART_LOST
+        if self._emitter is not None:
+            self._emitter.emit(TelemetryEvent(event_type, payload, severity="warning" if is_loss else "info"))
+
+
+def first_line(text: str) -> str:
+    """What a long message begins with."""
+    lines = text.strip().splitlines()
+    return lines[0] if lines else ""

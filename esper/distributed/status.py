@@ -1,0 +1,161 @@
+"""How far a run is, read from its folder: while it lives from its checkpoints, afterwards from its telemetry too."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from esper.distributed.checkpoint import CheckpointFolder
+from esper.distributed.config import read_run_config
+from esper.distributed.run_dir import RunDir, open_run_dir, owner
+from esper.karn.queries import RunOverview, run_overview
+from esper.karn.store import Store, StoreError
+from esper.leyline.telemetry import TelemetryEventType
+from esper.leyline.telemetry.schema import table_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Phase(StrEnum):
+    """What a run is at."""
+
+    STARTING = "starting"
+    """Somebody is at work; no round has ended yet."""
+    TRAINING = "training"
+    COMPARING = "comparing"
+    """All rounds are played; the policy is compared with baselines."""
+    COMPLETED = "completed"
+    INTERRUPTED = "interrupted"
+    """Stopped by request."""
+    DIED = "died"
+    """Nobody is at work, and the run did not say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """A run as its folder shows it. None is unknown."""
+
+    run_dir: str
+    phase: Phase
+    rounds: int
+    """Saved in the last checkpoint."""
+    planned_rounds: int
+    episodes: int
+    env_steps: int
+    env_steps_per_sec: float | None
+    """While it lives between the last two checkpoints, afterwards over its last life."""
+    utility: float | None
+    """Mean of the last saved round's episodes."""
+    checkpoint: str | None
+    checkpoint_age_sec: float | None
+    owner: int | None
+    """Process on this machine that writes to the folder."""
+    parts_lost: int | None
+    """Actors that were lost; None while the run lives, whose telemetry only it may read."""
+    parts_recovered: int | None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether `esper resume` would play on."""
+        return self.owner is None and self.phase is not Phase.COMPLETED
+
+
+def run_status(root: Path) -> RunStatus:
+    """Look at a run's folder; nothing is changed or started.
+
+    Raises:
+        RunDirError: If there is no run in `root`.
+    """
+    paths = open_run_dir(root, for_writing=False)
+    config = read_run_config(paths.config)
+    process = owner(paths)
+    folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
+    saved = [(folder.path(number), _run_state(folder.path(number))) for number in folder.rounds()[-2:]]
+    last = saved[-1][1] if saved else {}
+    told = _Told(None, None, None) if process is not None else _read_telemetry(paths)
+    rounds = int(last.get("rounds", 0))
+    return RunStatus(
+        run_dir=str(paths.root),
+        phase=phase_of(
+            is_owned=process is not None,
+            rounds=rounds,
+            planned=config.rollout.rounds,
+            stop_reason=told.overview.stop_reason if told.overview else None,
+        ),
+        rounds=rounds,
+        planned_rounds=config.rollout.rounds,
+        episodes=int(last.get("episodes", 0)),
+        env_steps=int(last.get("env_steps", 0)),
+        env_steps_per_sec=told.overview.env_steps_per_sec if told.overview else _speed(saved),
+        utility=last.get("utility"),
+        checkpoint=str(saved[-1][0]) if saved else None,
+        checkpoint_age_sec=max(0.0, time.time() - _written_at(saved[-1][0])) if saved else None,
+        owner=process,
+        parts_lost=told.parts_lost,
+        parts_recovered=told.parts_recovered,
+    )
+
+
+def phase_of(*, is_owned: bool, rounds: int, planned: int, stop_reason: str | None) -> Phase:
+    """The phase of a run.
+
+    Args:
+        is_owned: Whether a process is at work on it.
+        rounds: Played and saved.
+        planned: Rounds that it shall play.
+        stop_reason: What it said at its end, if it said anything.
+    """
+    if is_owned:
+        if rounds >= planned:
+            return Phase.COMPARING
+        return Phase.TRAINING if rounds else Phase.STARTING
+    return {"completed": Phase.COMPLETED, "interrupted": Phase.INTERRUPTED}.get(stop_reason or "", Phase.DIED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    overview: RunOverview | None
+    parts_lost: int | None
+    parts_recovered: int | None
+
+
+def _read_telemetry(paths: RunDir) -> _Told:
+    try:
+        with Store.open(paths.root) as store:
+            counts = [_count(store, kind) for kind in (TelemetryEventType.PART_LOST, TelemetryEventType.PART_RECOVERED)]
+            return _Told(run_overview(store), *counts)
+    except StoreError:
+        return _Told(None, None, None)
+
+
+def _count(store: Store, kind: TelemetryEventType) -> int | None:
+    table = table_name(kind)
+    if not store.rows("SELECT 1 AS one FROM information_schema.tables WHERE table_name = $1", [table]):
+        return None
+    count: int = store.rows(f'SELECT count(*) AS num FROM "{table}"')[0]["num"]
+    return count
+
+
+def _run_state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())["run"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return state
+
+
+def _written_at(checkpoint: Path) -> float:
+    return (checkpoint / "manifest.json").stat().st_mtime
+
+
+def _speed(saved: list[tuple[Path, dict[str, Any]]]) -> float | None:
+    """Environment steps a second between two checkpoints, updates included."""
+    if len(saved) < 2 or not all(state for _, state in saved):
+        return None
+    (older, before), (newer, after) = saved
+    seconds = _written_at(newer) - _written_at(older)
+    return (after["env_steps"] - before["env_steps"]) / seconds if seconds > 0.0 else None

@@ -1,0 +1,88 @@
+"""`esper query`, `esper report` and `esper wandb upload` on a run's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from esper.cli.main import main
+from tests.fakes.telemetry import record_run, whole_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_run(tmp_path_factory.mktemp("reading"), [whole_run(3, n_envs=2)])
+
+
+def test_a_query_is_printed_in_three_forms(recorded: Path, capsys: Captured) -> None:
+    sql = "SELECT batch_idx, env_steps FROM tolaria_batches ORDER BY batch_idx"
+    assert main(["query", str(recorded), sql, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"batch_idx": i, "env_steps": 4 * (i + 1)} for i in range(3)]
+    assert main(["query", str(recorded), sql, "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["batch_idx,env_steps", "0,4", "1,8", "2,12"]
+    assert main(["query", str(recorded), sql, "--max-rows", "1"]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    assert "--max-rows" in printed.err
+
+
+def test_without_a_statement_the_views_are_named(recorded: Path, capsys: Captured) -> None:
+    assert main(["query", str(recorded)]) == 0
+    views = capsys.readouterr().out.split()
+    assert {"raw_events", "runs", "counterfactuals", "reward_calibration", "blueprint_scoreboard"} <= set(views)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["SELECT * FROM read_csv('/etc/passwd')"], "nothing else"),
+        (["SELECT nope FROM runs"], "nope"),
+        (["DROP TABLE heartbeat"], "DROP"),
+        (["SELECT 1", "--max-rows", "0"], "--max-rows 0"),
+        (["SELECT 1", "--timeout", "-1"], "--timeout -1"),
+    ],
+)
+def test_a_wrong_query_is_refused(recorded: Path, capsys: Captured, arguments: list[str], complaint: str) -> None:
+    assert main(["query", str(recorded), *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_folder_without_telemetry_is_named(tmp_path: Path, capsys: Captured) -> None:
+    for command in (["query", str(tmp_path), "SELECT 1"], ["report", str(tmp_path)]):
+        assert main(command) == 2
+        assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_corrupt_file_is_named(recorded: Path, tmp_path: Path, capsys: Captured) -> None:
+    run = shutil.copytree(recorded, tmp_path / "run")
+    file = run / "telemetry.duckdb"
+    file.write_bytes(file.read_bytes()[:9000])
+    assert main(["query", str(run), "SELECT 1"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_report_lies_in_the_run_or_where_it_is_wanted(recorded: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "deep" / "page.html"
+    assert main(["report", str(recorded), "--out", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert "Run of image-mix" in out.read_text()
+
+
+def test_a_stored_run_becomes_a_run_in_weights_and_biases(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = shutil.copytree(recorded, tmp_path / "run")
+    assert main(["wandb", "upload", str(run), "--mode", "offline", "--name", "again"]) == 0
+    (logged,) = (run / "wandb-upload").rglob("*.wandb")
+    content = logged.read_bytes()
+    for key in (b"tamiyo/pre_clip_grad_norm", b"tolaria/val_accuracy", b"simic/stability_score", b"charts/Value quality", b"again"):
+        assert key in content
+    assert b"incarnation" not in content

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from esper.cli.main import main
+from esper.distributed.run_dir import RunDirError
+from esper.distributed.session import train_run
+from esper.distributed.status import Phase, RunStatus, phase_of, run_status
+from tests.distributed.runs import NUM_ENVS, ROUNDS, at_step, tiny_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("is_owned", "rounds", "stop_reason", "phase"),
+    [
+        (True, 0, None, Phase.STARTING),
+        (True, 2, None, Phase.TRAINING),
+        (True, 3, None, Phase.COMPARING),
+        (True, 2, "interrupted", Phase.TRAINING),
+        (False, 3, "completed", Phase.COMPLETED),
+        (False, 2, "interrupted", Phase.INTERRUPTED),
+        (False, 2, None, Phase.DIED),
+        (False, 3, None, Phase.DIED),
+    ],
+)
+def test_phases_follow_from_who_is_at_work_and_what_was_said(is_owned: bool, rounds: int, stop_reason: str | None, phase: Phase) -> None:
+    assert phase_of(is_owned=is_owned, rounds=rounds, planned=3, stop_reason=stop_reason) is phase
+
+
+def test_a_finished_run_tells_how_it_ended(finished: Path) -> None:
+    status = run_status(finished)
+    assert (status.phase, status.owner, status.is_resumable) == (Phase.COMPLETED, None, False)
+    assert (status.rounds, status.planned_rounds, status.episodes) == (ROUNDS, ROUNDS, ROUNDS * NUM_ENVS)
+    assert status.env_steps == json.loads((finished / "checkpoints" / f"round-{ROUNDS:05d}" / "state.json").read_text())["run"]["env_steps"]
+    assert status.env_steps_per_sec is not None
+    assert status.env_steps_per_sec > 0.0
+    assert status.checkpoint == str(finished / "checkpoints" / f"round-{ROUNDS:05d}")
+
+
+def test_a_living_run_is_read_from_its_checkpoints_without_touching_its_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, seen = tmp_path / "run", list[RunStatus]()
+    at_step(monkeypatch, 21, lambda: seen.append(run_status(root)))
+    at_step(monkeypatch, 1, lambda: seen.append(run_status(root)))
+    assert not train_run(tiny_config(), root, local=True)
+    first, third = seen
+    assert (first.phase, first.rounds, first.owner, first.checkpoint) == (Phase.STARTING, 0, os.getpid(), None)
+    assert (third.phase, third.rounds, third.owner) == (Phase.TRAINING, 2, os.getpid())
+    assert third.env_steps_per_sec is not None
+    assert third.parts_lost is None
+    assert not third.is_resumable
+
+
+def test_a_run_that_vanished_is_told_to_have_died_and_can_be_resumed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(finished, tmp_path / "run")
+    for file in root.glob("telemetry*"):
+        file.unlink()
+    shutil.rmtree(root / "checkpoints" / f"round-{ROUNDS:05d}")
+    (root / ".owner").write_text("999999999")
+    status = run_status(root)
+    assert (status.phase, status.owner, status.rounds, status.is_resumable) == (Phase.DIED, None, ROUNDS - 1, True)
+    assert main(["status", str(root)]) == 0
+    assert f"continue with: esper resume {root}" in capsys.readouterr().out
+    assert main(["status", str(root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["phase"] == "died"
+
+
+def test_a_folder_without_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="holds no run"):
+        run_status(tmp_path)
