@@ -93,7 +93,7 @@ def test_a_store_that_is_opened_again_takes_up_where_it_was(tmp_path: Path, repe
     path, clock = tmp_path / "telemetry.duckdb", FakeClock()
     transport = Restarting(path)
     emitter = BufferedEmitter("env-0", 0, transport=transport, config=ONE_A_BATCH, clock=clock, spool_folder=tmp_path / "spool")
-    for number in range(1, 21):
+    for number in range(1, 31):
         if number == 5 + repetition:
             transport.stop()
         if number == 12 + repetition:
@@ -104,7 +104,7 @@ def test_a_store_that_is_opened_again_takes_up_where_it_was(tmp_path: Path, repe
     emitter.flush()
     assert emitter.stats().held_batches == 0
     transport.stop()
-    assert stored(path) == [float(number) for number in range(1, 21)]
+    assert stored(path) == [float(number) for number in range(1, 31)]
 
 
 @repetitions

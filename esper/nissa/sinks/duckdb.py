@@ -266,7 +266,7 @@ class DuckDBSink:
         for batch, identity in zip(batches, identities, strict=True):
             parts.setdefault(table_name(parse_event_type(identity.event_type)), []).append(stored_rows(batch, identity))
         self._widen(parts)
-        tables = {table: pa.concat_tables(rows, promote_options="permissive") for table, rows in parts.items()}
+        tables = {table: pa.concat_tables(rows, promote_options="permissive").combine_chunks() for table, rows in parts.items()}
         with registered(self._connection, tables) as incoming, self._transaction():
             for table, name in incoming.items():
                 self._connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM "{name}"')

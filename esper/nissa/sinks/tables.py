@@ -38,7 +38,8 @@ def stored_rows(batch: pa.RecordBatch, identity: BatchId) -> pa.Table:
     """The rows of `batch` as they are stored."""
     schema = stored_schema(batch.schema)
     origin = (identity.source, identity.incarnation, identity.seq)
-    columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=False)]
+    pairs = zip(batch.columns, schema, strict=False)
+    columns = [column if column.type == field.type else column.cast(field.type) for column, field in pairs]
     columns += [pa.repeat(pa.scalar(value, field.type), batch.num_rows) for value, field in zip(origin, ORIGIN_FIELDS, strict=True)]
     return pa.Table.from_arrays(columns, schema=schema)
 
