@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from esper.distributed.build import make_registries, registry_digests
+from esper.tamiyo import GRAPH_SPEC
 from esper.urza.catalogue import Catalogue
 
 CATALOGUE = Catalogue.standard()
@@ -15,5 +16,5 @@ def test_a_blueprint_has_the_index_behind_its_place() -> None:
 
 def test_checkpoints_vouch_for_everything_that_the_policy_knows_by_index() -> None:
     digests = registry_digests()
-    assert digests == {"catalogue": CATALOGUE.digest, **make_registries(CATALOGUE).digests()}
+    assert digests == {"catalogue": CATALOGUE.digest, "graph": GRAPH_SPEC.digest, **make_registries(CATALOGUE).digests()}
     assert {"layer_types", "activations", "optimizer_families", "hazards", "seeds", "blueprints"} <= digests.keys()

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from esper.kasmina.lifecycle import IllegalActionError
 from esper.kasmina.model import BlueprintError
 from esper.kasmina.surgery import GrowthError
 from esper.leyline.actions import FactoredAction, LifecycleOp
+from esper.tamiyo.service import PolicyRejectedError, Rejection
 
 
 def errors_of_the_package() -> list[type[Exception]]:
@@ -31,6 +33,7 @@ ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
     BlueprintError: ("norm", "r0c1", "being built", "OSError('no such file')"),
     GrowthError: (("host.weight",), ("seed.weight", "seed.bias")),
     IllegalActionError: (FactoredAction(op=LifecycleOp.PRUNE, slot=1), "slot 1 is empty"),
+    PolicyRejectedError: (Path("policies/new"), Rejection.ALTERED, "weights.safetensors is not what it was"),
 }
 """Of the errors that take more than a message; one with a constructor that is not listed fails below."""
 ERRORS = errors_of_the_package()

@@ -83,7 +83,6 @@ UNMEASURED: dict[str, set[str]] = {
     "ANALYTICS_SNAPSHOT": {"total_reward", "action_name", "action_confidence", "value_estimate", "reward_components"},
     # the hosts are trained in fp32, and nothing is compiled
     "TRAINING_STARTED": {"amp_dtype", "compile_backend", "compile_mode"},
-    "RUN_FINISHED": {"num_events_dropped"},
 }
 """What this run on a CPU cannot measure."""
 
