@@ -161,6 +161,7 @@ class Crew:
         """Kill the workers: what they are doing is not wanted any more."""
         for seat in self._seats:
             seat.part.kill()
+            seat.health = replace(seat.health, is_working=False)
 
     def replace_learner(self, detail: str, *, work: str) -> None:
         """Put a fresh learner in the place of the one that was lost, and let all workers begin new lives.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +13,7 @@ from uuid import uuid4
 from esper.distributed import build
 from esper.distributed.cluster_check import require_placement
 from esper.distributed.crew import Crew
-from esper.distributed.executor import ClusterError, Executor, LocalExecutor
+from esper.distributed.executor import ClusterError, Executor, LocalExecutor, PartLostError
 from esper.distributed.sink_worker import SinkWorker
 from esper.nissa.emitter import BufferedEmitter, EmitterStats
 from esper.nissa.transport import InProcessTransport
@@ -147,8 +147,10 @@ def telemetry_stats(runtime: Runtime) -> EmitterStats:
     """What became of the events of all parts that work, after each has waited for the sink; of the driver's, only what is lost."""
     crew, executor = runtime.crew, runtime.executor
     workers = runtime.workers if crew is None else [runtime.workers[i] for i in crew.working()]
-    refs = [executor.call(part, "telemetry_stats") for part in (*workers, runtime.learner)]
-    every = [executor.get(ref) for ref in refs]
+    every = []
+    for ref in [executor.call(part, "telemetry_stats") for part in (*workers, runtime.learner)]:
+        with suppress(PartLostError):  # one that is lost now has told what it had to tell
+            every.append(executor.get(ref))
     return EmitterStats(
         emitted_events=sum(one.emitted_events for one in every),
         dropped_events=sum(one.dropped_events for one in every) + runtime.emitter.stats().dropped_events,

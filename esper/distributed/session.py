@@ -13,7 +13,7 @@ from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.compare import Comparison, compare
 from esper.distributed.config import EvaluationConfig, RunConfig, read_run_config, write_run_config
 from esper.distributed.driver import Run, go_back, restore, train
-from esper.distributed.executor import ClusterError, RunFailedError, LearnerLostError
+from esper.distributed.executor import ClusterError, LearnerLostError, RunFailedError
 from esper.distributed.facts import RunFacts, examine
 from esper.distributed.run_dir import RunDir, create_run_dir, discard_run_dir, open_evaluation_dir, open_run_dir, release_run_dir
 from esper.distributed.runtime import Runtime, open_local, open_ray, telemetry_stats

@@ -104,13 +104,13 @@ def told(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def pid_of(part: str) -> int | None:
-    """Process of the living actor that fills a part; asked in a process that has joined the cluster."""
+def living(part: str) -> dict[str, Any] | None:
+    """What Ray knows of the living actor that fills a part; asked in a process that has joined the cluster."""
     from ray._private.state import actors
 
     pattern = re.compile(rf"esper-{re.escape(part)}(-\d+)?")
-    living = [actor for actor in actors().values() if actor["State"] == "ALIVE" and pattern.fullmatch(actor["Name"])]
-    return int(living[-1]["Pid"]) if living else None
+    found = [actor for actor in actors().values() if actor["State"] == "ALIVE" and pattern.fullmatch(actor["Name"])]
+    return found[-1] if found else None
 
 
 class _Saboteur(threading.Thread):
@@ -132,22 +132,26 @@ class _Saboteur(threading.Thread):
         import ray
 
         while not (self._root / "checkpoints" / f"round-{fault.after_round:05d}").exists():
-            if fault.after_round == 0 and ray.is_initialized() and pid_of("env-0"):
+            if fault.after_round == 0 and ray.is_initialized() and living("env-0"):
                 return
             time.sleep(0.02)
 
     def _carry_out(self, part: str) -> None:
         if part == "driver":
             os.kill(os.getpid(), signal.SIGKILL)
+        actor = self._find("env-0" if part == "node" else part)
         if part == "node":
-            self._cluster.remove_node(self._cluster.list_all_nodes()[-1], allow_graceful=False)
-            self._cluster.add_node(num_cpus=2)
-            return
-        deadline = time.monotonic() + 60.0
-        while (pid := pid_of(part)) is None and time.monotonic() < deadline:
+            host = [node for node in self._cluster.worker_nodes if node.node_id == actor["Address"]["NodeID"]]
+            self._cluster.remove_node(host[0], allow_graceful=False)
+        else:
+            os.kill(int(actor["Pid"]), signal.SIGKILL)
+
+    def _find(self, part: str) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_SEC
+        while (actor := living(part)) is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+        assert actor is not None, f"{part} did not come back"
+        return actor
 
 
 def _main(root: Path, plan: Plan) -> int:
@@ -159,9 +163,10 @@ def _main(root: Path, plan: Plan) -> int:
     if plan.has_nodes:
         from ray.cluster_utils import Cluster
 
-        # the driver's node has room for the learner, the sink and one environment actor
+        # the first node has room for the learner and the sink, each of the others for both environment actors
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        cluster.add_node(num_cpus=2)
+        for _ in range(2):
+            cluster.add_node(num_cpus=2)
         settings += [f"cluster.address={cluster.address}", "cluster.env_cpus=1"]
     try:
         _Saboteur(root, plan, cluster).start()

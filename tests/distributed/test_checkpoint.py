@@ -125,3 +125,15 @@ def test_a_folder_without_checkpoints_says_so(tmp_path: Path) -> None:
     assert folder.best() is None
     with pytest.raises(CheckpointError, match="no checkpoint"):
         folder.latest()
+
+
+def test_damage_is_looked_for_from_the_newest_back_to_the_first_that_is_whole(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    for rounds in (1, 2, 3, 4):
+        save(folder.path(rounds))
+    (folder.path(4) / "manifest.json").unlink()
+    (folder.path(3) / "state.json").write_text("{}")
+    whole, complaints = folder.sound()
+    assert whole == [1, 2]
+    assert ["round-00004" in complaints[0], "round-00003" in complaints[1]] == [True, True]
+    assert folder.rounds() == [1, 2, 3, 4]

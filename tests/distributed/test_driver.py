@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from esper.distributed.session import resume_run, train_run
+from tests.distributed.faults import told
 from tests.distributed.runs import NUM_ENVS, ROUNDS, STEPS_PER_ROUND, at_step, tiny_config, trace, weights
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def test_a_run_that_broke_off_and_was_resumed_equals_one_that_did_not(
         train_run(tiny_config(), root, local=True)
     assert not resume_run(root, local=True)
     assert trace(root) == trace(finished)
+    assert told(root) == told(finished)
 
 
 @pytest.mark.parametrize("step", [3, STEPS_PER_ROUND + 4])
@@ -79,3 +82,15 @@ def test_rare_checkpoints_still_include_the_last_round(finished: Path, tmp_path:
     train_run(tiny_config("checkpoint.every_rounds=2"), tmp_path / "run", local=True)
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("round-*")) == ["round-00002", "round-00003"]
     assert weights(tmp_path / "run", ROUNDS) == weights(finished, ROUNDS)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(finished, tmp_path / "run")
+    file = root / "checkpoints" / f"round-{ROUNDS:05d}" / "learner.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    assert not resume_run(root, local=True)
+    assert f"going back to round {ROUNDS - 1}" in capsys.readouterr().err
+    assert trace(root) == trace(finished)
+    assert told(root) == told(finished)

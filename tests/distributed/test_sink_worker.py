@@ -33,6 +33,11 @@ class FakeStore:
         self.is_closed = False
         self.threads = {threading.get_ident()}
         self._num_refusals = num_refusals
+        self.num_openings = 1
+
+    def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
+        self.threads.add(threading.get_ident())
+        return after_seq
 
     def write(self, batches: Sequence[pa.RecordBatch]) -> None:
         self.threads.add(threading.get_ident())
@@ -86,6 +91,24 @@ def test_what_waits_is_stored_and_acknowledged() -> None:
         time.sleep(0.01)
     assert opened.stores[0].seqs == [1, 2]
     opened.worker.close()
+
+
+def test_questions_about_the_store_are_answered_by_the_thread_that_owns_it() -> None:
+    opened = Opened()
+    assert opened.worker.abandon("env-0", 0, 4) == 4
+    assert opened.worker.outages() == (1, 0)
+    assert len(opened.stores[0].threads) == 1
+    opened.worker.close()
+
+
+def test_each_outage_of_the_queue_is_counted_once() -> None:
+    drained: Any = iter([[], None, None, [], None, []])
+    worker = SinkWorker(cast("Any", FakeStore), lambda: next(drained, []))
+    deadline = time.monotonic() + PATIENCE_SEC
+    while worker.outages() != (1, 2) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert worker.outages() == (1, 2)
+    worker.close()
 
 
 def test_closing_stores_what_still_waits_and_then_closes_the_store() -> None:

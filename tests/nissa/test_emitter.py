@@ -156,3 +156,32 @@ def test_close_waits_no_longer_than_told_and_refuses_later_events() -> None:
     assert emitter.close(timeout_sec=0.05).held_batches == 1
     with pytest.raises(ValueError, match="closed"):
         emitter.emit(heartbeat())
+
+
+def test_settling_waits_until_everything_is_stored_and_sends_again_what_was_lost() -> None:
+    sink = MemorySink()
+    transport = FlakyTransport(sink)
+    clock = FakeClock()
+    emitter = make(transport, clock=clock)
+    emitter.emit(heartbeat(1.0))
+    transport.lose()
+    clock.advance(2.0)
+    assert emitter.settle(0.05) == 1
+    transport.drain()
+    assert uptimes(sink) == [1.0]
+    assert emitter.stats().held_batches == 1
+    assert emitter.settle(1.0) == 1
+    assert emitter.stats().held_batches == 0
+
+
+def test_a_new_life_forgets_what_was_not_shipped_and_counts_anew() -> None:
+    sink = MemorySink()
+    emitter = make(InProcessTransport(sink), TelemetryConfig(flush_rows=100))
+    emitter.emit(heartbeat(1.0))
+    emitter.settle()
+    emitter.emit(heartbeat(2.0))
+    emitter.renew(4)
+    emitter.emit(heartbeat(3.0))
+    assert emitter.settle() == 1
+    assert uptimes(sink) == [1.0, 3.0]
+    assert [(i.incarnation, i.seq) for i in map(identity_of, sink.batches)] == [(0, 1), (4, 1)]

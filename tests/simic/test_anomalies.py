@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,16 @@ def test_a_head_is_told_once_when_it_stays_collapsed_and_again_after_it_recovere
     alarm = {("GRADIENT_ANOMALY", "head_collapse")}
     assert [index for index, found in enumerate(told) if found == alarm] == [2, len(told) - 1]
     assert sum(map(len, told)) == 2
+
+
+def test_a_monitor_goes_on_from_what_was_saved(healthy: UpdateReport) -> None:
+    low, monitor = collapsed(healthy, 0.04), UpdateMonitor()
+    told = []
+    for _ in range(COLLAPSE_UPDATES):
+        saved, monitor = monitor.to_json(), UpdateMonitor()
+        monitor.load_json(json.loads(json.dumps(saved)))
+        told.append(kinds(monitor.look(low)))
+    assert told == [set()] * (COLLAPSE_UPDATES - 1) + [{("GRADIENT_ANOMALY", "head_collapse")}]
 
 
 def test_a_head_without_choices_never_collapses(healthy: UpdateReport) -> None:

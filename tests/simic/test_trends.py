@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,20 @@ def test_each_trend_is_told_when_it_begins() -> None:
     assert told[0] == (2 * WINDOW_ROUNDS - 1, FLAT)
     assert [event_type for _, event_type in told] == [FLAT, UP, FLAT]
     assert [event_type for _, event_type in told_by(high + flat)] == [FLAT, DOWN, FLAT]
+
+
+def test_a_trend_goes_on_from_what_was_saved() -> None:
+    accuracies = [50.0, 50.1] * 6 + [60.0, 60.1] * 6
+    for cut in range(len(accuracies)):
+        whole, parts = AccuracyTrend(), AccuracyTrend()
+        told = []
+        for index, accuracy in enumerate(accuracies):
+            if index == cut:
+                saved, parts = json.loads(json.dumps(parts.to_json())), AccuracyTrend()
+                parts.load_json(saved)
+            expected = whole.add(accuracy, batch_idx=index, episodes_completed=index)
+            told.append(parts.add(accuracy, batch_idx=index, episodes_completed=index) == expected)
+        assert all(told)
 
 
 def test_the_first_rounds_have_no_trend() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -206,3 +207,39 @@ def test_dropped_events_are_stored_with_the_marks(tmp_path: Path) -> None:
     sink.write([first, told])
     assert identity_of(told).dropped_events == 17
     assert sink.query("SELECT dropped_events FROM high_water_marks").to_pylist() == [{"dropped_events": 17}]
+
+
+def reward_batch(seq: int, group_id: str, *, incarnation: int = 0) -> pa.RecordBatch:
+    told = replace(event("EPISODE_OUTCOME", outcome(seq, 0, 50.0)), group_id=group_id)
+    return stamp(record_batch([told]), BatchId("env-0", incarnation, seq, seq - 1, "EPISODE_OUTCOME"))
+
+
+def test_unfinished_work_of_a_lost_producer_is_taken_back_and_refused_from_then_on(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.duckdb"
+    sink = DuckDBSink(path)
+    group = "train/learned/3"
+    sink.write([reward_batch(1, group), reward_batch(2, group), heartbeat_batch(3)])
+    assert sink.abandon("env-0", 0, after_seq=1) == 1
+    late = [reward_batch(4, group)]
+    sink.write(late)
+    sink.close()
+    reopened = DuckDBSink(path)
+    reopened.write(late)
+    reopened.write([reward_batch(1, group, incarnation=1)])
+    kept = reopened.query("SELECT incarnation, seq FROM episode_outcome ORDER BY incarnation").to_pylist()
+    assert kept == [{"incarnation": 0, "seq": 1}, {"incarnation": 1, "seq": 1}]
+    assert seqs(reopened) == [3]
+    assert reopened.high_water_mark("env-0", 0) > 4
+    reopened.close()
+
+
+def test_a_life_keeps_its_incarnation_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.duckdb"
+    sink = DuckDBSink(path)
+    assert sink.open_life("first") == (0, 1)
+    sink.write([heartbeat_batch(1, incarnation=2)])
+    sink.close()
+    sink = DuckDBSink(path)
+    assert sink.open_life("first") == (0, 2)
+    assert sink.open_life("second") == (3, 1)
+    sink.close()

@@ -1,0 +1,247 @@
+"""Losses and replacements, with parts that fail on demand and without Ray."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from esper.distributed.collector import Collector
+from esper.distributed.config import ClusterConfig
+from esper.distributed.crew import Crew
+from esper.distributed.executor import LearnerLostError, LocalExecutor, PartLostError, RunFailedError
+from esper.leyline.telemetry import TelemetryEventType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esper.distributed.executor import Ref
+    from tests.conftest import ListEmitter
+
+CLUSTER = ClusterConfig(max_restarts=2, restart_delay_sec=0.0, regrow_sec=1000.0, call_timeout_sec=1000.0)
+GROUPS: Any = [(f"{group}a", f"{group}b") for group in range(4)]
+NUM_STEPS = 3
+
+
+class Lost:
+    """A call whose part died, or that will never end."""
+
+    def __init__(self, error: PartLostError | None) -> None:
+        self.error = error
+
+
+class FaultyExecutor(LocalExecutor):
+    """Parts raise what a lost process would, and the caller sees it only when it looks; None of an answer never comes."""
+
+    def call(self, part: Any, method: str, *args: Any) -> Ref:
+        lost = next((arg for arg in args if isinstance(arg, Lost)), None)
+        if lost is not None:
+            return lost
+        try:
+            return super().call(part, method, *args)
+        except PartLostError as error:
+            return Lost(error)
+        except TimeoutError:
+            return Lost(None)
+
+    def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:
+        ended = [ref for ref in refs if self.is_done(ref)]
+        return ended, [ref for ref in refs if ref not in ended]
+
+    def is_done(self, ref: Ref) -> bool:
+        return not isinstance(ref, Lost) or ref.error is not None
+
+    def check(self, ref: Ref) -> None:
+        if isinstance(ref, Lost) and ref.error is not None:
+            raise ref.error
+
+    def get(self, ref: Ref) -> Any:
+        self.check(ref)
+        return super().get(ref)
+
+
+class Worker:
+    """An environment part that fails at given calls, counted over all its lives."""
+
+    def __init__(self, name: str, deaths: Sequence[int] = (), hangs: Sequence[int] = ()) -> None:
+        self.name = name
+        self.lives = [0]
+        self.is_alive = True
+        self._deaths = set(deaths)
+        self._hangs = set(hangs)
+        self._num_calls = 0
+        self._requests: tuple[Any, ...] = ()
+
+    def replace(self, incarnation: int) -> None:
+        self.lives.append(incarnation)
+        self.is_alive = True
+
+    def kill(self) -> None:
+        self.is_alive = False
+
+    def ready(self) -> None:
+        self._answer()
+
+    def start(self, group: int, requests: tuple[Any, ...]) -> tuple[int, int]:
+        self._answer()
+        self._requests = requests
+        return group, 0
+
+    def step(self, decision: tuple[int, int]) -> tuple[int, int]:
+        self._answer()
+        return decision[0], decision[1] + 1
+
+    def outcomes(self) -> list[Any]:
+        self._answer()
+        return list(self._requests)
+
+    def settle(self) -> int:
+        self._answer()
+        return 7
+
+    def renew(self, incarnation: int) -> None:
+        self.lives.append(incarnation)
+
+    def _answer(self) -> None:
+        self._num_calls += 1
+        if self._num_calls in self._deaths:
+            self.is_alive = False
+        if self._num_calls in self._hangs:
+            raise TimeoutError
+        if not self.is_alive:
+            raise PartLostError(f"{self.name} has died")
+
+
+class Learner(Worker):
+    """Refuses to see a step twice, as the real one does."""
+
+    def __init__(self, deaths: Sequence[int] = ()) -> None:
+        super().__init__("learner", deaths)
+        self.seen: set[tuple[int, int]] = set()
+
+    def act(self, step: tuple[int, int], greedy: bool) -> tuple[int, int]:
+        self._answer()
+        assert greedy or step not in self.seen
+        self.seen.add(step)
+        return step
+
+    def discard(self, group: int, episode_idx: int) -> None:
+        self.seen = {step for step in self.seen if step[0] != group}
+
+
+class Store:
+    """Telemetry, as far as a crew asks it."""
+
+    def __init__(self) -> None:
+        self.abandoned: list[tuple[str, int, int]] = []
+
+    def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
+        self.abandoned.append((source, incarnation, after_seq))
+        return 0
+
+    def outages(self) -> tuple[int, int]:
+        return 2, 1
+
+
+class Request(str):
+    """An episode; of an episode the collector itself knows only this."""
+
+    episode_idx = 0
+
+
+class Setup:
+    """A collector with parts that fail."""
+
+    def __init__(self, workers: Sequence[Worker], learner: Learner | None = None, cluster: ClusterConfig = CLUSTER) -> None:
+        self.workers, self.learner, self.store = list(workers), learner or Learner(), Store()
+        executor = FaultyExecutor()
+        self.crew = Crew(executor, self.workers, self.learner, self.store, incarnation=5, cluster=cluster)
+        self._collector = Collector(executor, self.workers, self.learner, num_steps=NUM_STEPS, should_stop=lambda: False, crew=self.crew)
+
+    def play(self, *, greedy: bool = False) -> list[Any]:
+        groups: Any = [tuple(Request(name) for name in group) for group in GROUPS]
+        return list(self._collector.play(groups, greedy=greedy))
+
+
+EXPECTED = [name for group in GROUPS for name in group]
+CALLS_PER_GROUP = NUM_STEPS + 3
+"""start, the steps, outcomes, settle."""
+
+
+@pytest.mark.parametrize("death", range(1, 2 * CALLS_PER_GROUP + 1))
+def test_whenever_a_worker_dies_every_episode_is_played_whole(death: int) -> None:
+    setup = Setup([Worker("env-0", deaths=[death]), Worker("env-1")])
+    assert setup.play() == EXPECTED
+    assert setup.learner.seen == {(group, step) for group in range(len(GROUPS)) for step in range(NUM_STEPS + 1)}
+
+
+def test_what_a_lost_worker_told_of_unfinished_work_is_taken_back() -> None:
+    setup = Setup([Worker("env-0", deaths=[CALLS_PER_GROUP + 2])])
+    assert setup.play() == EXPECTED
+    assert setup.store.abandoned == [("env-0", 5, 7)]
+    assert setup.workers[0].lives == [0, 6]
+
+
+def test_a_hung_worker_is_replaced_after_its_deadline() -> None:
+    setup = Setup([Worker("env-0", hangs=[3])], cluster=replace(CLUSTER, call_timeout_sec=0.05))
+    assert setup.play() == EXPECTED
+    assert setup.workers[0].lives == [0, 6]
+
+
+def test_a_worker_that_keeps_failing_is_dropped_and_the_others_go_on(list_emitter: ListEmitter) -> None:
+    setup = Setup([Worker("env-0", deaths=range(1, 100)), Worker("env-1")])
+    setup.crew.report_to(list_emitter)
+    for _ in range(4):
+        assert setup.play(greedy=True) == EXPECTED
+    assert setup.crew.working() == [1]
+    told = Counter(event.data.remedy for event in list_emitter.of_type(TelemetryEventType.PART_LOST))  # type: ignore[union-attr]
+    assert told == {"restart": 2, "drop": 1}
+
+
+def test_a_dropped_worker_grows_back() -> None:
+    setup = Setup([Worker("env-0", deaths=[1, 2, 3]), Worker("env-1")], cluster=replace(CLUSTER, regrow_sec=0.001))
+    for _ in range(8):
+        time.sleep(0.002)
+        assert setup.play(greedy=True) == EXPECTED
+    assert setup.crew.working() == [0, 1]
+
+
+def test_without_any_worker_the_run_fails() -> None:
+    with pytest.raises(RunFailedError, match=r"cluster\.max_restarts=2.*no other environment actor"):
+        Setup([Worker("env-0", deaths=range(1, 100)), Worker("env-1", deaths=range(1, 100))]).play()
+
+
+def test_a_lost_learner_ends_the_round_and_its_workers_begin_new_lives(list_emitter: ListEmitter) -> None:
+    setup = Setup([Worker("env-0"), Worker("env-1")], Learner(deaths=[6]))
+    setup.crew.report_to(list_emitter)
+    with pytest.raises(LearnerLostError):
+        setup.play()
+    setup.crew.replace_learner("died", work="rounds after 0")
+    setup.learner.seen.clear()
+    assert setup.play() == EXPECTED
+    assert setup.store.abandoned == [("learner", 5, 0), ("env-0", 5, 0), ("env-1", 5, 0)]
+    assert [event.data.part for event in list_emitter.of_type(TelemetryEventType.PART_RECOVERED)] == ["learner"]  # type: ignore[union-attr]
+
+
+def test_a_learner_that_keeps_dying_ends_the_run() -> None:
+    setup = Setup([Worker("env-0")], Learner(deaths=range(1, 100)))
+    with pytest.raises(RunFailedError, match=r"learner was lost 3 times"):
+        setup.crew.replace_learner("died", work="")
+
+
+def test_outages_of_telemetry_are_told_once(list_emitter: ListEmitter) -> None:
+    setup = Setup([Worker("env-0")])
+    setup.crew.report_to(list_emitter)
+    setup.crew.look_at_store()
+    setup.crew.look_at_store()
+    assert [event.data.part for event in list_emitter.of_type(TelemetryEventType.PART_LOST)] == ["sink", "queue"]  # type: ignore[union-attr]
+
+
+def test_a_loss_without_anyone_to_replace_it_ends_the_run() -> None:
+    executor = FaultyExecutor()
+    collector = Collector(executor, [Worker("env-0", deaths=[2])], Learner(), num_steps=2, should_stop=lambda: False)
+    with pytest.raises(PartLostError, match="env-0 has died"):
+        collector.play(GROUPS, greedy=True)
