@@ -62,7 +62,6 @@ class TamiyoGNNConfig:
     specialization_dim: int = setting(4, "Width of the specialization embedding.", ge=1)
     optimizer_dim: int = setting(4, "Width of the optimizer-family embedding.", ge=1)
     op_dim: int = setting(16, "Width of the operation embedding that the other heads are conditioned on.", ge=1)
-    risk_classes: int = setting(5, "Classes of the risk head.", ge=1)
     telemetry_dim: int = setting(64, "Width of the telemetry embedding.", ge=1)
     op_bias: tuple[float, ...] = setting(
         (0.0, 0.5, -1.0, -1.0, 2.0, 1.0),

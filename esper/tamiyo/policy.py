@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.leyline.actions import CAUSAL_MASK, HEAD_SIZES, WAIT, FactoredAction, Head, LifecycleOp
+from esper.leyline.schemas import RiskLevel
 from esper.tamiyo.compiling import Encode, Encoder, allow_tf32
 from esper.tamiyo.continuous import PolicyParamsHead
 from esper.tamiyo.distribution import log_prob_of, masked_log_probs, normalised_entropy, sample
@@ -106,7 +107,7 @@ class TamiyoPolicy(nn.Module):
         self.value_hidden = nn.Linear(2 * width, width)
         self.value_out = nn.Linear(width, 1)
         self.risk_hidden = nn.Linear(2 * width, width)
-        self.risk_out = nn.Linear(width, config.risk_classes)
+        self.risk_out = nn.Linear(width, len(RiskLevel))
         self.telemetry_out = nn.Linear(2 * width, config.telemetry_dim)
         self.params_head = PolicyParamsHead(width, config.op_dim) if config.has_policy_params else None
         nn.init.orthogonal_(self.risk_out.weight, FIRST_GAIN)
