@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
+import wandb
 
 from esper.leyline.telemetry.event import TelemetryEventType
 from esper.leyline.telemetry.schema import record_batch
@@ -71,6 +72,7 @@ def log_run(folder: Path, rounds: range) -> bytes:
     for seq, one in enumerate(events, 1):
         sink.write([stamp(record_batch([one]), BatchId("driver", 0, seq, seq - 1, one.event_type.name))])
     sink.close()
+    wandb.teardown()  # the library's own process writes on after a run has finished; this waits for it
     newest = max(folder.rglob("*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     return newest.read_bytes()
 
