@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+import wandb
 
 from esper.cli.main import main
 from tests.fakes.telemetry import record_run, whole_run
@@ -81,6 +82,7 @@ def test_a_stored_run_becomes_a_run_in_weights_and_biases(recorded: Path, tmp_pa
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = shutil.copytree(recorded, tmp_path / "run")
     assert main(["wandb", "upload", str(run), "--mode", "offline", "--name", "again"]) == 0
+    wandb.teardown()  # the library's own process writes on after a run has finished; this waits for it
     (logged,) = (run / "wandb-upload").rglob("*.wandb")
     content = logged.read_bytes()
     for key in (b"tamiyo/pre_clip_grad_norm", b"tolaria/val_accuracy", b"simic/stability_score", b"charts/Value quality", b"again"):
