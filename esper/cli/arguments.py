@@ -20,10 +20,33 @@ def add_operations(commands: Any) -> None:
     doctor.add_argument("--engines", action="store_true", help="show instead how training engines are chosen, and what that rests on")
 
 
+def add_short_settings(command: argparse.ArgumentParser) -> None:
+    """Options that stand for settings; `overrides` spells them out."""
+    command.add_argument("--seed", type=int, metavar="N", help="root of all randomness (default: 0)")
+    command.add_argument("--slots", metavar="IDS", help="only these slots may grow, e.g. r0c0,r0c2 (default: all of the host)")
+    command.add_argument("--telemetry", choices=("off", "light", "normal", "full"), help="how much is recorded (default: normal)")
+    command.add_argument("--legacy-events", action="store_true", help="also record renamed events under the names they had before")
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """All settings that a command line names, as `key=value`."""
+    named = list(options.settings)
+    if options.seed is not None:
+        named.append(f"seed={options.seed}")
+    if options.slots is not None:
+        named.append(f"growth.slots=[{options.slots}]")
+    if options.telemetry is not None:
+        named.append(f"telemetry.level={options.telemetry}")
+    if options.legacy_events:
+        named.append("telemetry.legacy_events=true")
+    return named
+
+
 def add_resume(commands: Any) -> None:
     """`esper resume`."""
     resume = commands.add_parser("resume", help="continue a run from its last checkpoint")
     resume.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    resume.add_argument("--from", dest="source", metavar="URI", help="begin RUN_DIR with the copies at the run's checkpoint.uri")
     resume.add_argument("--local", action="store_true", help="run in this process, without Ray")
 
 
@@ -42,6 +65,7 @@ def _add_submit(commands: Any) -> None:
     )
     submit.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; its content is sent")
     submit.add_argument("--run-dir", type=Path, metavar="DIR", help="absolute folder on a disk that the whole cluster sees")
+    add_short_settings(submit)
     submit.add_argument("--address", metavar="URL", help="job server (default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)")
     submit.add_argument(
         "--project", type=Path, default=Path("."), metavar="DIR", help="folder that is uploaded (default: this one); see .rayignore"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from esper.cli import doctor
+from esper.cli.arguments import overrides
 from esper.cli.engines import explain_engines
 from esper.cli.main import FAILED, INTERRUPTED, OK
-from esper.distributed.again import has_begun
+from esper.distributed.again import fetch_run, has_begun, has_copies
 from esper.distributed.checkpoint import CheckpointError
 from esper.distributed.config import RunConfig, read_named, read_run_config
 from esper.distributed.executor import ClusterError, RunFailedError
@@ -48,17 +49,30 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = read_run_config(options.config, _overrides(options))
+    config = read_run_config(options.config, overrides(options))
     if options.print_config:
         print(yaml.safe_dump(dump(config), sort_keys=False), end="")
         return OK
     root = options.run_dir or _default_run_dir(config)
-    if options.goes_on and has_begun(root, config, read_named(options.config, _overrides(options))):
+    if options.goes_on and _has_begun(root, config, options):
         return _finish(resume_run(root, local=options.local))
     return _finish(train_run(config, root, local=options.local))
 
 
+def _has_begun(root: Path, config: RunConfig, options: argparse.Namespace) -> bool:
+    """Whether there is a run to go on with, here or, if it is brought here, in its second place for checkpoints."""
+    named = read_named(options.config, overrides(options))
+    if has_begun(root, config, named):
+        return True
+    if config.checkpoint.uri is None or not has_copies(config, named):
+        return False
+    fetch_run(config.checkpoint.uri, root)
+    return True
+
+
 def _resume(options: argparse.Namespace) -> int:
+    if options.source is not None:
+        fetch_run(options.source, options.run_dir)
     return _finish(resume_run(options.run_dir, local=options.local))
 
 
@@ -141,19 +155,6 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _finish(was_interrupted: bool) -> int:
     return INTERRUPTED if was_interrupted else OK
-
-
-def _overrides(options: argparse.Namespace) -> list[str]:
-    overrides = list(options.settings)
-    if options.seed is not None:
-        overrides.append(f"seed={options.seed}")
-    if options.slots is not None:
-        overrides.append(f"growth.slots=[{options.slots}]")
-    if options.telemetry is not None:
-        overrides.append(f"telemetry.level={options.telemetry}")
-    if options.legacy_events:
-        overrides.append("telemetry.legacy_events=true")
-    return overrides
 
 
 def _default_run_dir(config: RunConfig) -> Path:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.cli.arguments import add_export, add_operations, add_resume
+from esper.cli.arguments import add_export, add_operations, add_resume, add_short_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,10 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="folder for everything the run writes (default: runs/<task>-<seed>)")
     train.add_argument("--local", action="store_true", help="run in this process, without Ray")
     train.add_argument("--continue", dest="goes_on", action="store_true", help="go on with the run in --run-dir if it has begun")
-    train.add_argument("--seed", type=int, metavar="N", help="root of all randomness (default: 0)")
-    train.add_argument("--slots", metavar="IDS", help="only these slots may grow, e.g. r0c0,r0c2 (default: all of the host)")
-    train.add_argument("--telemetry", choices=("off", "light", "normal", "full"), help="how much is recorded (default: normal)")
-    train.add_argument("--legacy-events", action="store_true", help="also record renamed events under the names they had before")
+    add_short_settings(train)
     train.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and stop")
     train.add_argument("settings", nargs="*", metavar="key=value", help="settings, e.g. rollout.rounds=10 ppo.learning_rate=0.0003")
 

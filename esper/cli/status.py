@@ -27,7 +27,7 @@ def render(status: RunStatus) -> str:
     rows = {
         "run": status.run_dir,
         "phase": status.phase.value,
-        "owner": f"process {status.owner}" if status.owner is not None else "nobody",
+        "owner": str(status.owner or "nobody"),
         "rounds": f"{status.rounds} of {status.planned_rounds}",
         "episodes": str(status.episodes),
         "env steps": f"{status.env_steps}, {_number(status.env_steps_per_sec)} a second",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from esper.cli.arguments import overrides
 from esper.cli.main import FAILED, INTERRUPTED, OK
 from esper.distributed.job_server import JobServer, JobState
 from esper.distributed.submit import SubmitOptions, check, interpreter, make_request
@@ -31,7 +32,7 @@ def run_submit_command(options: argparse.Namespace) -> int:
         return _submit(options)
     if words[0] not in actions:
         raise ConfigError(f"esper submit {words[0]}: expected key=value settings, or one of: {', '.join(actions)}")
-    if len(words) != len(options.settings):
+    if len(words) != len(overrides(options)):
         raise ConfigError(f"esper submit {words[0]} takes the submission id of a job and no settings")
     return actions[words[0]](options, words[1:])
 
@@ -43,7 +44,7 @@ def _submit(options: argparse.Namespace) -> int:
         run_dir=options.run_dir,
         project=options.project,
         config=options.config,
-        settings=tuple(options.settings),
+        settings=tuple(overrides(options)),
         env=tuple(options.env),
         python=options.python,
         is_local=options.local,

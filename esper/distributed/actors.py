@@ -38,6 +38,10 @@ PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Environment of a process with several threads: they sleep while they wait, where spinning takes the cores of other actors."""
 
 
+PULSE = "pulse"
+"""Calls of this group do not wait for the others."""
+
+
 class _Part:
     """Builds a part in its own process and forwards calls to it."""
 
@@ -62,6 +66,10 @@ class _Part:
     def busy_sec(self) -> float:
         """Seconds spent in calls so far."""
         return self._busy_sec
+
+    @ray.method(concurrency_group=PULSE)  # type: ignore[untyped-decorator]
+    def ping(self) -> None:
+        """A sign of life, given in a thread of its own."""
 
     def watched_call(self, method: str, *arguments: Any) -> tuple[None, Any]:
         """Two results, so that a caller can learn how the call ended without fetching what it made."""
@@ -92,6 +100,25 @@ class RayPart:
         ray.kill(self.handle)
 
 
+class RayService:
+    """An actor that Ray itself starts again when it is lost.
+
+    Args:
+        name: What it is called.
+        handle: The actor.
+        ping: Its method that answers at once.
+    """
+
+    def __init__(self, name: str, handle: Any, ping: str = "ping") -> None:
+        self.name = name
+        self.handle = handle
+        self.ping_method = ping
+
+    def restart(self) -> None:
+        """End the process, for Ray to start another one."""
+        ray.kill(self.handle, no_restart=False)
+
+
 class _Answer:
     """A call under way: how it ended, and what it made."""
 
@@ -119,9 +146,14 @@ class RayExecutor:
 
     def call(self, part: Any, method: str, *args: Any) -> Ref:
         """Begin a call in the part's actor."""
-        handle = part.handle if isinstance(part, RayPart) else part
         arguments = [arg.value if isinstance(arg, _Answer) else arg for arg in args]
-        return _Answer(*handle.watched_call.options(num_returns=2).remote(method, *arguments))
+        return _Answer(*_handle(part).watched_call.options(num_returns=2).remote(method, *arguments))
+
+    def ping(self, part: Any) -> Ref:
+        """Ask a part for a sign of life."""
+        method = part.ping_method if isinstance(part, RayService) else "ping"
+        answer = getattr(_handle(part), method).remote()
+        return _Answer(answer, answer)
 
     def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:
         """Block until a call has ended.
@@ -164,6 +196,10 @@ class RayExecutor:
             raise PartLostError(f"a part of the run has died: {str(error).splitlines()[0]}") from error
         except ObjectLostError as error:
             raise DataLostError(f"a result is lost: {str(error).splitlines()[0]}") from error
+
+
+def _handle(part: Any) -> Any:
+    return part.handle if isinstance(part, RayPart | RayService) else part
 
 
 def _raise_cause(error: RayTaskError) -> NoReturn:
@@ -217,12 +253,12 @@ def start_part(
             options |= {"scheduling_strategy": "SPREAD"} if place.is_spread else {}
     if cpus >= 2:
         options["runtime_env"] = {"env_vars": PATIENT_THREADS}
-    return ray.remote(_Part).options(**options).remote(build, arguments, cpus)
+    return ray.remote(concurrency_groups={PULSE: 1})(_Part).options(**options).remote(build, arguments, cpus)
 
 
 def stop_part(part: Any, timeout_sec: float) -> None:
     """Close a part, let its actor exit, and kill it if it does not."""
-    handle = part.handle if isinstance(part, RayPart) else part
+    handle = _handle(part)
     try:
         ray.get(handle.call.remote("close"), timeout=timeout_sec)
         handle.__ray_terminate__.remote()

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SCHEMA_VERSION = 1
 _PACKAGES = ("esper-morph", "torch", "torch-geometric", "numpy", "ray")
-_TENSORS, _STATE, _MANIFEST = "learner.safetensors", "state.json", "manifest.json"
+MANIFEST, BEST = "manifest.json", "best.json"
+_TENSORS, _STATE = "learner.safetensors", "state.json"
 
 
 class CheckpointError(RuntimeError):
@@ -61,7 +62,7 @@ def save_checkpoint(
         "digests": digests,
         "sha256": {name: _hash(staging / name) for name in (_TENSORS, _STATE)},
     }
-    (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for file in staging.iterdir():
         _sync(file)
     _sync(staging)
@@ -82,7 +83,7 @@ def load_checkpoint(path: Path, *, digests: Mapping[str, str] | None = None) -> 
     manifest = _read_manifest(path)
     if manifest["schema_version"] > CHECKPOINT_SCHEMA_VERSION:
         raise CheckpointError(f"{path}: schema {manifest['schema_version']} is newer than {CHECKPOINT_SCHEMA_VERSION}; update esper-morph")
-    _require_intact(path, manifest)
+    _require_files(path, manifest)
     for name, expected in (digests or {}).items():
         found = manifest["digests"].get(name)
         if found != expected:
@@ -90,7 +91,16 @@ def load_checkpoint(path: Path, *, digests: Mapping[str, str] | None = None) -> 
     return Checkpoint(load_file(path / _TENSORS), json.loads((path / _STATE).read_text()), manifest)
 
 
-def _require_intact(path: Path, manifest: Mapping[str, Any]) -> None:
+def require_intact(path: Path) -> None:
+    """Compare a checkpoint's files with the hashes in its manifest.
+
+    Raises:
+        CheckpointError: If one is missing or altered.
+    """
+    _require_files(path, _read_manifest(path))
+
+
+def _require_files(path: Path, manifest: Mapping[str, Any]) -> None:
     for name, expected in manifest["sha256"].items():
         if not (path / name).exists() or _hash(path / name) != expected:
             raise CheckpointError(f"{path / name}: missing or altered since it was written")
@@ -98,31 +108,41 @@ def _require_intact(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def _read_manifest(path: Path) -> Mapping[str, Any]:
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: no readable {_MANIFEST}: {error}") from error
+        raise CheckpointError(f"{path}: no readable {MANIFEST}: {error}") from error
     missing = {"schema_version", "sha256", "digests"} - set(manifest if isinstance(manifest, Mapping) else ())
     if missing or set(manifest["sha256"]) != {_TENSORS, _STATE}:
-        raise CheckpointError(f"{path / _MANIFEST}: altered since it was written")
+        raise CheckpointError(f"{path / MANIFEST}: altered since it was written")
     result: Mapping[str, Any] = manifest
     return result
 
 
+def name_of(num_rounds: int) -> str:
+    """What the checkpoint after so many rounds is called."""
+    return f"round-{num_rounds:05d}"
+
+
+def rounds_among(names: Iterable[str]) -> list[int]:
+    """Numbers of rounds of those names that `name_of` gives, ascending."""
+    numbers = (name.removeprefix("round-") for name in names if name.startswith("round-"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
 class CheckpointFolder:
-    """The checkpoints of one run: `round-0007`, …, and names of the latest and the best."""
+    """The checkpoints of one run: `round-00007`, …, and the name of the best."""
 
     def __init__(self, root: Path, keep_last: int) -> None:
-        self._root = root
+        self.root = root
         self._keep_last = keep_last
 
     def path(self, num_rounds: int) -> Path:
         """Where the checkpoint after `num_rounds` rounds lies."""
-        return self._root / f"round-{num_rounds:05d}"
+        return self.root / name_of(num_rounds)
 
     def rounds(self) -> list[int]:
         """Numbers of rounds after which a checkpoint exists, ascending."""
-        numbers = (path.name.removeprefix("round-") for path in self._root.glob("round-*"))
-        return sorted(int(number) for number in numbers if number.isdecimal())
+        return rounds_among(path.name for path in self.root.glob("round-*"))
 
     def sound(self) -> tuple[list[int], list[str]]:
         """Look for damage, from the newest checkpoint back to the first that is whole.
@@ -133,7 +153,7 @@ class CheckpointFolder:
         rounds, complaints = self.rounds(), []
         while rounds:
             try:
-                _require_intact(self.path(rounds[-1]), _read_manifest(self.path(rounds[-1])))
+                require_intact(self.path(rounds[-1]))
                 break
             except CheckpointError as error:
                 complaints.append(str(error))
@@ -148,24 +168,30 @@ class CheckpointFolder:
         """
         rounds = self.rounds()
         if not rounds:
-            raise CheckpointError(f"{self._root}: no checkpoint; the run ended before its first round did")
+            raise CheckpointError(f"{self.root}: no checkpoint; the run ended before its first round did")
         return self.path(rounds[-1])
 
     def note_best(self, num_rounds: int, utility: float) -> None:
         """Remember the checkpoint after `num_rounds` if its utility is the highest so far."""
         best = self.best()
         if best is None or utility > best[1]:
-            staging = self._root / ".best.json.tmp"
+            staging = self.root / ".best.json.tmp"
             staging.write_text(json.dumps({"rounds": num_rounds, "utility": utility}))
-            os.replace(staging, self._root / "best.json")
+            os.replace(staging, self.root / BEST)
 
     def best(self) -> tuple[int, float] | None:
         """Rounds and utility of the best checkpoint, or None before one was noted."""
-        file = self._root / "best.json"
+        file = self.root / BEST
         if not file.exists():
             return None
         best = json.loads(file.read_text())
         return best["rounds"], best["utility"]
+
+    def require_best(self) -> None:
+        """Forget which was the best if it is not here."""
+        best = self.best()
+        if best is not None and best[0] not in self.rounds():
+            (self.root / BEST).unlink()
 
     def choose(self, which: Literal["latest", "best"]) -> Path:
         """The newest checkpoint, or that of the highest utility.
@@ -182,7 +208,7 @@ class CheckpointFolder:
 
     def forget_old(self) -> None:
         """Delete all but the last few and the best, and what a process that was killed left half written."""
-        for leftover in self._root.glob(".round-*"):
+        for leftover in self.root.glob(".round-*"):
             shutil.rmtree(leftover)
         best = self.best()
         for num_rounds in self.rounds()[: -self._keep_last]:

@@ -274,12 +274,19 @@ class _Round:
 
     def _end_overdue(self, crew: Crew) -> None:
         calls = {ref: call.begun for ref, call in self._under_way.items()}
-        for ref in overdue(calls, time.monotonic(), crew.call_timeout_sec):
-            call = self._under_way.pop(ref)
-            message = f"did not answer within {crew.call_timeout_sec:g} s (cluster.call_timeout_sec)"
-            if self._plays[call.group].is_stuck_in_learner():
+        now = time.monotonic()
+        too_late = overdue(calls, now, crew.call_timeout_sec)
+        for ref in overdue(calls, now, crew.patience_sec):
+            call = self._under_way[ref]
+            is_in_learner = self._plays[call.group].is_stuck_in_learner()
+            message = crew.find_silence(None if is_in_learner else call.worker)
+            if ref in too_late:
+                message = f"did not answer within {crew.call_timeout_sec:g} s (cluster.call_timeout_sec)"
+            if message and is_in_learner:
                 raise LearnerLostError(f"the learner {message}")
-            self._lose(call, Fault.HUNG, PartLostError(message))
+            if message:
+                del self._under_way[ref]
+                self._lose(call, Fault.HUNG, PartLostError(message))
 
     def _lose(self, call: _Call, fault: Fault, error: PartLostError | DataLostError) -> None:
         """Discard a lost worker's episodes whole, and let them be played again first."""

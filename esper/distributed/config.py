@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,6 +68,13 @@ class ClusterConfig:
     learner_labels: Mapping[str, str] = setting(dict, "labels of the nodes that the learner may run on")
     sink_labels: Mapping[str, str] = setting(dict, "labels of the nodes that the telemetry sink may run on; it writes the run's folder")
     call_timeout_sec: float = setting(600.0, "longest wait for any call; a part that takes longer counts as lost", unit="s", gt=0.0)
+    heartbeat_sec: float = setting(
+        10.0,
+        "a part whose call takes longer is asked for a sign of life, again and again; 0 never asks",
+        unit="s",
+        ge=0.0,
+    )
+    heartbeat_timeout_sec: float = setting(60.0, "a part that owes a sign of life for longer counts as hung", unit="s", gt=0.0)
     max_restarts: int = setting(3, "times that a lost part is started again within restart_window_sec", ge=0)
     restart_window_sec: float = setting(600.0, "age at which a fault no longer counts", unit="s", gt=0.0)
     restart_delay_sec: float = setting(0.5, "pause before a lost part is started again; doubles with every fault that counts", ge=0.0)
@@ -114,6 +122,14 @@ class CheckpointConfig:
 
     every_rounds: int = setting(1, "rounds between checkpoints", unit="rounds", ge=1)
     keep_last: int = setting(3, "newest checkpoints kept; the best is kept besides", ge=1)
+    uri: str | None = setting(
+        None, "second place for the checkpoints that are kept, from which `esper resume --from` goes on elsewhere: s3://, gs://, a path"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what would mean another place on another machine."""
+        if self.uri is not None and not re.match(r"/|[a-z][a-z0-9+.-]*://", self.uri):
+            raise ConfigError(f"checkpoint.uri={self.uri!r} should be an absolute path, or begin with s3://, gs:// or file://")
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ What to do is decided in `esper.distributed.supervise`; here it is done.
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esper.distributed.executor import PartLostError, RunFailedError
+from esper.distributed.pulse import Pulse
 from esper.distributed.supervise import Decision, Fault, Health, Remedy, after_fault, can_do_without, due, overdue
 from esper.leyline.telemetry import PartFaultPayload, TelemetryEvent, TelemetryEventType
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 RETRY_SEC = 0.25
 """Pause before the store is asked again while its actor is being restarted."""
+POLL_SEC = 0.25
+"""Longest wait for a call before signs of life are looked for."""
 LEARNER = "learner"
 
 
@@ -36,6 +41,16 @@ class Part(Protocol):
 
     def kill(self) -> None:
         """End the process that is here, if it lives."""
+        ...
+
+
+class Service(Protocol):
+    """A process of telemetry's, which is started again without anybody's doing once it has ended."""
+
+    name: str
+
+    def restart(self) -> None:
+        """End it, so that it is started again."""
         ...
 
 
@@ -63,7 +78,7 @@ class Crew:
         executor: How parts are called.
         workers: Environment parts.
         learner: The part that learns.
-        store: The part that owns telemetry; Ray restarts it by itself.
+        services: The part that owns telemetry, and the queue before it.
         incarnation: Of the first lives; later ones count up from it.
         cluster: Settings.
         clock: Monotonic seconds.
@@ -74,7 +89,7 @@ class Crew:
         executor: Executor,
         workers: Sequence[Part],
         learner: Part,
-        store: Any,
+        services: tuple[Service, Service],
         *,
         incarnation: int,
         cluster: ClusterConfig,
@@ -83,13 +98,15 @@ class Crew:
         self._executor = executor
         self._seats = [_Seat(part, incarnation) for part in workers]
         self._learner = _Seat(learner, incarnation)
-        self._store = store
+        self._store, _ = self._services = services
         self._newest = incarnation
         self._cluster = cluster
         self._clock = clock
         self._starting: dict[Ref, tuple[int, float]] = {}
         self._emitter: Emitter | None = None
         self._outages = (1, 0)
+        self._num_ended = Counter[str]()
+        self._pulse = Pulse(executor, every_sec=cluster.heartbeat_sec, timeout_sec=cluster.heartbeat_timeout_sec, clock=clock)
 
     @property
     def starting(self) -> list[Ref]:
@@ -100,6 +117,11 @@ class Crew:
     def call_timeout_sec(self) -> float:
         """Age at which a call counts as lost."""
         return self._cluster.call_timeout_sec
+
+    @property
+    def patience_sec(self) -> float:
+        """Age of a call from which it is looked after."""
+        return min(self._cluster.heartbeat_sec or math.inf, self.call_timeout_sec)
 
     @property
     def num_faults(self) -> int:
@@ -137,8 +159,26 @@ class Crew:
                 f"(cluster.max_restarts={self._cluster.max_restarts}) and no other environment actor is left; last: {detail}"
             )
 
+    def find_silence(self, worker: int | None) -> str:
+        """Look for a sign of life of a part whose call takes long: a worker, or with None the learner.
+
+        Returns:
+            What to say of it if it is silent, and nothing if it is not.
+        """
+        part = self._learner.part if worker is None else self._seats[worker].part
+        return f"gave no sign of life for {self._cluster.heartbeat_timeout_sec:g} s" if self._pulse.is_silent(part) else ""
+
+    def answer_of_learner(self, ref: Ref) -> Any:
+        """Wait for a call to the learner and return its result.
+
+        Raises:
+            PartLostError: If it died, is silent, or takes longer than a call may.
+        """
+        return self._answer(ref, self._learner.part)
+
     def begin_restarts(self) -> None:
-        """Start the workers that are due, and count those that do not come up as lost once more."""
+        """Start the workers that are due, count those that do not come up as lost once more, and end services that are silent."""
+        self._end_silent_services()
         now = self._clock()
         for worker in due({i: seat.health for i, seat in enumerate(self._seats)}, now):
             self._begin(worker, now)
@@ -160,7 +200,7 @@ class Crew:
     def dismiss(self) -> None:
         """Kill the workers: what they are doing is not wanted any more."""
         for seat in self._seats:
-            seat.part.kill()
+            self._end(seat.part)
             seat.health = replace(seat.health, is_working=False)
 
     def replace_learner(self, detail: str, *, work: str) -> None:
@@ -194,8 +234,9 @@ class Crew:
         before, self._outages = self._outages, tuple(self._ask_store("outages"))
         for name, was, now in zip(("sink", "queue"), before, self._outages, strict=True):
             for number in range(was + 1, now + 1):
+                fault, self._num_ended[name] = Fault.HUNG if self._num_ended[name] else Fault.DIED, max(self._num_ended[name] - 1, 0)
                 payload = PartFaultPayload(
-                    part=name, fault=str(Fault.DIED), remedy=str(Remedy.RESTART), num_faults=number - (name == "sink"), life=self._newest
+                    part=name, fault=str(fault), remedy=str(Remedy.RESTART), num_faults=number - (name == "sink"), life=self._newest
                 )
                 self._tell(TelemetryEventType.PART_LOST, replace(payload, detail="restarted by Ray; producers sent again"))
                 self._tell(TelemetryEventType.PART_RECOVERED, payload)
@@ -204,7 +245,7 @@ class Crew:
         now = self._clock()
         decision = after_fault(seat.health, now, self._cluster, is_needed=is_needed)
         seat.health, seat.lost_at, seat.fault = decision.health, now, fault
-        seat.part.kill()
+        self._end(seat.part)
         self._ask_store("abandon", seat.part.name, seat.life, seat.committed)
         payload = self._payload(seat, decision.remedy)
         delay = seat.health.due_at - now if seat.health.due_at is not None else None
@@ -245,11 +286,34 @@ class Crew:
         deadline = self._clock() + self.call_timeout_sec
         while True:
             try:
-                return self._executor.get(self._executor.call(self._store, method, *args))
+                return self._answer(self._executor.call(self._store, method, *args), self._store)
             except PartLostError:
                 if self._clock() > deadline:
                     raise
             time.sleep(RETRY_SEC)
+
+    def _answer(self, ref: Ref, part: Any) -> Any:
+        """Wait for a call to `part`, and see to telemetry's processes meanwhile, for which it may be waiting."""
+        begun = self._clock()
+        while not self._executor.wait([ref], POLL_SEC)[0]:
+            self._end_silent_services()
+            age = self._clock() - begun
+            if age > self.call_timeout_sec:
+                raise PartLostError(f"a call did not finish within {self.call_timeout_sec:g} s (cluster.call_timeout_sec)")
+            if age > self.patience_sec and part not in self._services and self._pulse.is_silent(part):
+                raise PartLostError(f"{part.name} gave no sign of life for {self._cluster.heartbeat_timeout_sec:g} s")
+        return self._executor.get(ref)
+
+    def _end_silent_services(self) -> None:
+        for service in self._services:
+            if self._pulse.is_silent(service):
+                self._num_ended[service.name] += 1
+                self._pulse.forget(service)
+                service.restart()
+
+    def _end(self, part: Part) -> None:
+        self._pulse.forget(part)
+        part.kill()
 
     def _payload(self, seat: _Seat, remedy: Remedy) -> PartFaultPayload:
         return PartFaultPayload(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from esper.distributed.checkpoint import CheckpointFolder
+from esper.distributed.checkpoint import CheckpointError, CheckpointFolder
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.config import RunConfig
 from esper.distributed.event_group import LEARNED, group_id
@@ -56,6 +57,14 @@ class RoundReport:
         return sum(outcome.episode_length for outcome in self.outcomes) / self.wall_sec
 
 
+class Mirror(Protocol):
+    """Keeps copies of a run's checkpoints."""
+
+    def update(self, folder: CheckpointFolder) -> None:
+        """Copy what is new, and forget what the folder has forgotten."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """A training run and its parts."""
@@ -67,6 +76,8 @@ class Run:
     checkpoints: CheckpointFolder
     story: RunStory
     counts: Counts = field(default_factory=Counts)
+    store: Mirror | None = None
+    """Second place for checkpoints."""
 
     @property
     def seeds(self) -> SeedTree:
@@ -135,6 +146,11 @@ def save(run: Run, utility: float, *, accuracy: float | None = None) -> None:
         run.runtime.crew.learner_committed(seq)
     run.checkpoints.note_best(rounds, utility)
     run.checkpoints.forget_old()
+    if run.store is not None:
+        try:
+            run.store.update(run.checkpoints)
+        except CheckpointError as error:
+            print(f"{error}; round {rounds} is safe in {run.checkpoints.root}, and is copied with the next one", file=sys.stderr)
 
 
 def restore(run: Run, path: object) -> float | None:
@@ -178,8 +194,9 @@ def go_back(run: Run, error: LearnerLostError) -> None:
 
 
 def _ask_learner(run: Run, method: str, *args: object) -> Any:
-    executor = run.runtime.executor
+    executor, crew = run.runtime.executor, run.runtime.crew
     try:
-        return executor.get(executor.call(run.runtime.learner, method, *args))
+        ref = executor.call(run.runtime.learner, method, *args)
+        return executor.get(ref) if crew is None else crew.answer_of_learner(ref)
     except PartLostError as error:
         raise LearnerLostError(str(error)) from error

@@ -44,6 +44,10 @@ class Executor(Protocol):
         """Begin `part.method(*args)`; calls to one part run one at a time, in the order they were made."""
         ...
 
+    def ping(self, part: Any) -> Ref:
+        """Ask a part for a sign of life; it is given at once, whatever the part is at work on, if its process runs."""
+        ...
+
     def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:
         """Block until at least one call has ended, well or not; return those that have and those that have not.
 
@@ -77,6 +81,10 @@ class LocalExecutor:
     def call(self, part: Any, method: str, *args: Any) -> Ref:
         """Run `part.method(*args)` and keep what it returned."""
         return _Result(getattr(part, method)(*(a.value if isinstance(a, _Result) else a for a in args)))
+
+    def ping(self, part: Any) -> Ref:  # noqa: ARG002 - it lives in this process
+        """An answer."""
+        return _Result(None)
 
     def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:  # noqa: ARG002 - never waits
         """Hand back the first; taking them in turn interleaves the parts as a cluster would."""

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 
 class RunDirError(RuntimeError):
     """A run folder that cannot be used as asked; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process that writes to a run's folder."""
+
+    host: str
+    """Name of its machine; a folder on a shared disk is seen by several."""
+    process: int
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it belongs to this machine."""
+        return self.host == platform.node()
+
+    @property
+    def may_live(self) -> bool:
+        """Whether it lives, or belongs to another machine, where nobody here can look."""
+        return not self.is_here or _is_alive(self.process)
+
+    def to_text(self) -> str:
+        """As the lock names it."""
+        return json.dumps({"host": self.host, "process": self.process})
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"process {self.process}" if self.is_here else f"process {self.process} on host {self.host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +88,7 @@ class RunDir:
 
     @property
     def lock(self) -> Path:
-        """Names the process that writes here."""
+        """Names the process that writes here, and its machine."""
         return self.root / ".owner"
 
 
@@ -125,13 +154,10 @@ def release_run_dir(paths: RunDir) -> None:
     paths.lock.unlink(missing_ok=True)
 
 
-def owner(paths: RunDir) -> int | None:
-    """The process on this machine that is writing here; None if nobody is."""
-    try:
-        text = paths.lock.read_text()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() and _is_alive(int(text)) else None
+def owner(paths: RunDir) -> Owner | None:
+    """Who is writing here, as far as this machine can tell; None if nobody is."""
+    found = _read_owner(paths)
+    return found if found is not None and found.may_live else None
 
 
 def discard_run_dir(paths: RunDir) -> None:
@@ -142,15 +168,28 @@ def discard_run_dir(paths: RunDir) -> None:
 
 
 def _claim(paths: RunDir) -> None:
+    mine = Owner(platform.node(), os.getpid())
     try:
         with paths.lock.open("x") as lock:
-            lock.write(str(os.getpid()))
+            lock.write(mine.to_text())
         return
     except FileExistsError:
-        owner = paths.lock.read_text()
-    if owner.isdecimal() and int(owner) != os.getpid() and _is_alive(int(owner)):
-        raise RunDirError(f"{paths.root} is being written by process {owner}; wait for it or choose another folder")
-    paths.lock.write_text(str(os.getpid()))
+        other = _read_owner(paths)
+    if other is not None and other != mine and other.may_live:
+        remedy = "wait for it or choose another folder"
+        if not other.is_here:
+            remedy = f"whether it still runs cannot be seen from {mine.host}; if it does not, delete {paths.lock} and try again"
+        raise RunDirError(f"{paths.root} is being written by {other}; {remedy}")
+    paths.lock.write_text(mine.to_text())
+
+
+def _read_owner(paths: RunDir) -> Owner | None:
+    """Who is named in the lock; None if there is none, or it was never written out."""
+    try:
+        found = json.loads(paths.lock.read_text())
+        return Owner(str(found["host"]), int(found["process"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_alive(process: int) -> bool:

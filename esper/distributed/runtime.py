@@ -138,7 +138,8 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
             executor.get(ref)
         incarnation = executor.get(opened)
         driver = build.make_emitter(config, "driver", incarnation, transport(), paths.spool)
-        crew = Crew(executor, workers, learner, sink, incarnation=incarnation, cluster=shares)
+        services = actors.RayService("sink", sink), actors.RayService("queue", queue.actor, ping="qsize")
+        crew = Crew(executor, workers, learner, services, incarnation=incarnation, cluster=shares)
         yield Runtime(executor, workers, learner, driver, crew, Meters(paths.root.name, queue, workers))
         driver.close(timeout_sec=timeout)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from esper.distributed import report
@@ -24,20 +25,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
+    from esper.distributed.checkpoint_store import CheckpointStore
+
 
 def train_run(config: RunConfig, root: Path, *, local: bool) -> bool:
     """Train from the beginning; returns whether the user stopped it.
 
     Raises:
-        ConfigError: If something that the configuration names does not exist.
+        ConfigError: If something that the configuration names does not exist, or its second place for checkpoints cannot be used.
         RunDirError: If `root` cannot be used.
         ClusterError: If the cluster has less than the run asks for; `root` is then as it was.
     """
     facts = examine(config)
+    store = open_store(config)
+    if store is not None and store.config_text() is not None:
+        raise ConfigError(
+            f"checkpoint.uri={config.checkpoint.uri!r} holds a run already; continue it with "
+            f"`esper resume {root} --from {config.checkpoint.uri}` or choose another place"
+        )
     paths = create_run_dir(root)
     try:
         write_run_config(config, paths.config)
-        return _play(config, paths, facts, local=local, is_resumed=False)
+        return _play(config, paths, facts, store, local=local, is_resumed=False)
     except ClusterError:
         discard_run_dir(paths)
         raise
@@ -55,9 +64,24 @@ def resume_run(root: Path, *, local: bool) -> bool:
     paths = open_run_dir(root, for_writing=True)
     try:
         config = read_run_config(paths.config)
-        return _play(config, paths, examine(config), local=local, is_resumed=True)
+        return _play(config, paths, examine(config), open_store(config), local=local, is_resumed=True)
     finally:
         release_run_dir(paths)
+
+
+def open_store(config: RunConfig) -> CheckpointStore | None:
+    """The run's second place for checkpoints, proved to be writable; None if it has none.
+
+    Raises:
+        ConfigError: If it cannot be used.
+    """
+    if config.checkpoint.uri is None:
+        return None
+    from esper.distributed.checkpoint_store import CheckpointStore  # with pyarrow's file systems
+
+    store = CheckpointStore.open(config.checkpoint.uri)
+    store.require_writable()
+    return store
 
 
 def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal["latest", "best"], local: bool) -> dict[str, Any] | None:
@@ -100,14 +124,19 @@ def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal[
     return comparison.to_dict()
 
 
-def _play(config: RunConfig, paths: RunDir, facts: RunFacts, *, local: bool, is_resumed: bool) -> bool:
+def _play(config: RunConfig, paths: RunDir, facts: RunFacts, store: CheckpointStore | None, *, local: bool, is_resumed: bool) -> bool:
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
+    if is_resumed and store is not None:
+        for num_rounds in store.complete(folder):
+            print(f"fetched     round {num_rounds} from {config.checkpoint.uri}")
     finished = sound_checkpoints(folder) if is_resumed else []
     source = folder.path(finished[-1]) if finished else None
     keep_rounds = (finished[-1] if finished else 0) if is_resumed else None
     comparison: Comparison | None = None
     with _stop_flag() as should_stop, open_runtime(config, facts, paths, local=local, keep_rounds=keep_rounds) as runtime:
-        run = make_run(config, paths, runtime, should_stop, facts)
+        run = replace(make_run(config, paths, runtime, should_stop, facts), store=store)
+        if store is not None:
+            store.begin(paths)
         accuracy = restore(run, source) if source is not None else None
         run.story.started(facts, resumed_from=str(source or ""), counts=run.counts, accuracy=accuracy)
         was_interrupted = train(run)
@@ -133,6 +162,8 @@ def _play(config: RunConfig, paths: RunDir, facts: RunFacts, *, local: bool, is_
         report.print_interruption(paths)
     else:
         report.write_report(config, paths, comparison)
+    if store is not None:
+        store.update(folder)
     return was_interrupted
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper.distributed.checkpoint import CheckpointFolder
 from esper.distributed.config import read_run_config
-from esper.distributed.run_dir import RunDir, open_run_dir, owner
+from esper.distributed.run_dir import Owner, RunDir, open_run_dir, owner
 from esper.karn.queries import RunOverview, run_overview
 from esper.karn.store import Store, StoreError
 from esper.leyline.telemetry import TelemetryEventType
@@ -52,8 +52,8 @@ class RunStatus:
     """Mean of the last saved round's episodes."""
     checkpoint: str | None
     checkpoint_age_sec: float | None
-    owner: int | None
-    """Process on this machine that writes to the folder."""
+    owner: Owner | None
+    """Who writes to the folder; of another machine it is not known whether it lives."""
     parts_lost: int | None
     """Actors that were lost; None while the run lives, whose telemetry only it may read."""
     parts_recovered: int | None
@@ -72,16 +72,16 @@ def run_status(root: Path) -> RunStatus:
     """
     paths = open_run_dir(root, for_writing=False)
     config = read_run_config(paths.config)
-    process = owner(paths)
+    writer = owner(paths)
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
     saved = [(folder.path(number), _run_state(folder.path(number))) for number in folder.rounds()[-2:]]
     last = saved[-1][1] if saved else {}
-    told = _Told(None, None, None) if process is not None else _read_telemetry(paths)
+    told = _Told(None, None, None) if writer is not None else _read_telemetry(paths)
     rounds = int(last.get("rounds", 0))
     return RunStatus(
         run_dir=str(paths.root),
         phase=phase_of(
-            is_owned=process is not None,
+            is_owned=writer is not None,
             rounds=rounds,
             planned=config.rollout.rounds,
             stop_reason=told.overview.stop_reason if told.overview else None,
@@ -94,7 +94,7 @@ def run_status(root: Path) -> RunStatus:
         utility=last.get("utility"),
         checkpoint=str(saved[-1][0]) if saved else None,
         checkpoint_age_sec=max(0.0, time.time() - _written_at(saved[-1][0])) if saved else None,
-        owner=process,
+        owner=writer,
         parts_lost=told.parts_lost,
         parts_recovered=told.parts_recovered,
     )

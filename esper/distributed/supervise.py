@@ -22,7 +22,7 @@ class Fault(StrEnum):
 
     DIED = "died"
     HUNG = "hung"
-    """It did not answer within `cluster.call_timeout_sec`."""
+    """It gave no sign of life, or did not answer within `cluster.call_timeout_sec`."""
     DATA_LOST = "data_lost"
     """What it had handed over vanished with its node."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import yaml
 from esper.cli.main import main
 from esper.cli.settings import describe
 from esper.distributed.config import RunConfig
+from esper.distributed.run_dir import Owner
 from esper.leyline.load import dump
 from tests.distributed.runs import TINY, tiny_config
 
@@ -133,7 +135,7 @@ def test_a_wrong_evaluation_is_one_clear_line(options: list[str], message: str, 
 
 def test_a_run_that_another_process_writes_is_left_alone(copied: Path, capsys: Captured) -> None:
     with subprocess.Popen(["sleep", "600"]) as owner:
-        (copied / ".owner").write_text(str(owner.pid))
+        (copied / ".owner").write_text(Owner(platform.node(), owner.pid).to_text())
         assert f"being written by process {owner.pid}" in complaint(capsys, ["resume", "--local", str(copied)])
         owner.kill()
 

@@ -36,18 +36,20 @@ ABOUT_PROCESSES = {
 VOLATILE = re.compile(r"^(event_id|timestamp|producer|incarnation|seq|wall_sec|env_steps_per_sec|total_events_received|.*_time_ms)$")
 """Columns that differ between any two runs."""
 SETTINGS = ("cluster.env_cpus=0.75", "cluster.learner_cpus=0.25", "cluster.sink_cpus=0.25", "cluster.restart_delay_sec=0.1")
-PATIENCE_SEC = 420.0
+PATIENCE_SEC = 900.0
 
 
 @dataclass(frozen=True)
 class PlannedFault:
-    """Who is killed, and when."""
+    """Who is killed, and when: so long after the first checkpoint of this round or a later one. A driver comes last."""
 
     part: str
     """`env-0`, `learner`, `sink`, `queue`, `driver`, or `node`."""
     after_round: int
-    """This checkpoint exists; 0 once the first worker works."""
+    """0 is once the first worker works."""
     delay_sec: float
+    hangs: bool = False
+    """Whether the process is stopped instead of ended, and stays."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ class Witness:
     exit_code: int
     wall_sec: float
     output: str
+    done: list[dict[str, Any]]
+    """Faults of this run so far that were carried out, each with the moment `at`, in seconds since 1970, and `back_sec` if Ray brought
+    the part back."""
     faults: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `part_lost` and `part_recovered`, in order."""
 
@@ -76,18 +81,36 @@ def play(root: Path, plan: Plan) -> Witness:
     """Play a run in a process of its own, with its faults."""
     began = time.monotonic()
     command = [sys.executable, "-m", "tests.distributed.faults", str(root), json.dumps(asdict(plan))]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SEC, check=False)
+    environment = {**os.environ, "RAY_worker_niceness": "0"}  # else everything else on the machine comes first
+    process = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SEC, check=False, env=environment)
     wall_sec = time.monotonic() - began
-    witness = Witness(process.returncode, wall_sec, process.stdout + process.stderr)
+    witness = Witness(process.returncode, wall_sec, process.stdout + process.stderr, carried_out(root))
     if process.returncode == 0:
         witness.faults = faults_told(root)
     return witness
 
 
+def diary(root: Path) -> Path:
+    """Where the faults of a run are written down, beside its folder."""
+    return root.with_name(f"{root.name}.faults.jsonl")
+
+
+def carried_out(root: Path) -> list[dict[str, Any]]:
+    """The faults of a run that were carried out, in order."""
+    return [json.loads(line) for line in diary(root).read_text().splitlines()] if diary(root).exists() else []
+
+
+def started_at(root: Path) -> list[float]:
+    """When each life of a run began to work, in seconds since 1970."""
+    with Store.open(root) as store:
+        rows = store.rows(f"SELECT epoch(timestamp) AS began FROM {table_name(TelemetryEventType.TRAINING_STARTED)} ORDER BY began")
+    return [row["began"] for row in rows]
+
+
 def faults_told(root: Path) -> list[dict[str, Any]]:
     """What telemetry says of losses and recoveries."""
     tables = [table_name(t) for t in (TelemetryEventType.PART_LOST, TelemetryEventType.PART_RECOVERED)]
-    columns = "timestamp, event_type, part, fault, remedy, lost, recovered_in_sec"
+    columns = "timestamp, epoch(timestamp) AS told_at, event_type, part, fault, remedy, lost, recovered_in_sec"
     with Store.open(root) as store:
         return store.rows(" UNION ALL ".join(f"SELECT {columns} FROM {table}" for table in tables) + " ORDER BY timestamp")
 
@@ -106,8 +129,11 @@ def told(root: Path) -> dict[str, list[str]]:
 
 def living(part: str) -> dict[str, Any] | None:
     """What Ray knows of the living actor that fills a part; asked in a process that has joined the cluster."""
+    import ray
     from ray._private.state import actors
 
+    if not ray.is_initialized():
+        return None
     pattern = re.compile(rf"esper-{re.escape(part)}(-\d+)?")
     found = [actor for actor in actors().values() if actor["State"] == "ALIVE" and pattern.fullmatch(actor["Name"])]
     return found[-1] if found else None
@@ -126,25 +152,49 @@ class _Saboteur(threading.Thread):
         for fault in self._plan.faults:
             self._await(fault)
             time.sleep(fault.delay_sec)
-            self._carry_out(fault.part)
+            self._carry_out(fault)
 
     def _await(self, fault: PlannedFault) -> None:
-        import ray
-
-        while not (self._root / "checkpoints" / f"round-{fault.after_round:05d}").exists():
-            if fault.after_round == 0 and ray.is_initialized() and living("env-0"):
-                return
+        while not (self._has_saved(fault.after_round) if fault.after_round else living("env-0")):
             time.sleep(0.02)
 
-    def _carry_out(self, part: str) -> None:
+    def _has_saved(self, num_rounds: int) -> bool:
+        names = [path.name.removeprefix("round-") for path in (self._root / "checkpoints").glob("round-*")]
+        return any(int(name) >= num_rounds for name in names)
+
+    def _carry_out(self, fault: PlannedFault) -> None:
+        part = fault.part
         if part == "driver":
+            self._write(fault, time.time())
             os.kill(os.getpid(), signal.SIGKILL)
-        actor = self._find("env-0" if part == "node" else part)
         if part == "node":
-            host = [node for node in self._cluster.worker_nodes if node.node_id == actor["Address"]["NodeID"]]
-            self._cluster.remove_node(host[0], allow_graceful=False)
-        else:
-            os.kill(int(actor["Pid"]), signal.SIGKILL)
+            host = self._find_host("env-0")
+            self._write(fault, time.time())
+            self._cluster.remove_node(host, allow_graceful=False)
+            return
+        actor, began = self._find(part), time.time()
+        os.kill(int(actor["Pid"]), signal.SIGSTOP if fault.hangs else signal.SIGKILL)
+        is_raised_by_ray = part in ("sink", "queue")
+        self._write(fault, began, self._next(part, int(actor["Pid"])) - began if is_raised_by_ray else None)
+
+    def _write(self, fault: PlannedFault, at: float, back_sec: float | None = None) -> None:
+        with diary(self._root).open("a") as lines:
+            lines.write(json.dumps({**asdict(fault), "at": at, "back_sec": back_sec}) + "\n")
+
+    def _next(self, part: str, process: int) -> float:
+        """When another process had taken the part's place, in seconds since 1970."""
+        while int(self._find(part)["Pid"]) == process:
+            time.sleep(0.02)
+        return time.time()
+
+    def _find_host(self, part: str) -> Any:
+        """The node of a part; for a while after its loss Ray still believes in the one before."""
+        while True:
+            where = self._find(part)["Address"]["NodeID"]
+            for node in self._cluster.worker_nodes:
+                if node.node_id == where:
+                    return node
+            time.sleep(0.02)
 
     def _find(self, part: str) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_SEC
@@ -165,7 +215,7 @@ def _main(root: Path, plan: Plan) -> int:
 
         # the first node has room for the learner and the sink, each of the others for both environment actors
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        for _ in range(2):
+        for _ in range(1 + sum(fault.part == "node" for fault in plan.faults)):
             cluster.add_node(num_cpus=2)
         settings += [f"cluster.address={cluster.address}", "cluster.env_cpus=1"]
     try:

@@ -26,6 +26,10 @@ GROUPS: Any = [(f"{group}a", f"{group}b") for group in range(4)]
 NUM_STEPS = 3
 
 
+SILENCE = replace(CLUSTER, heartbeat_sec=0.01, heartbeat_timeout_sec=0.1)
+"""Long before a call is late, whoever is at work on it is asked for a sign of life."""
+
+
 class Lost:
     """A call whose part died, or that will never end."""
 
@@ -45,7 +49,13 @@ class FaultyExecutor(LocalExecutor):
         except PartLostError as error:
             return Lost(error)
         except TimeoutError:
-            return Lost(None)
+            lost = Lost(None)
+            if isinstance(part, Service):
+                part.owed.append(lost)
+            return lost
+
+    def ping(self, part: Any) -> Ref:
+        return Lost(None) if part.is_silent else super().ping(part)
 
     def wait(self, refs: Sequence[Ref], timeout_sec: float | None = None) -> tuple[list[Ref], list[Ref]]:
         ended = [ref for ref in refs if self.is_done(ref)]
@@ -64,12 +74,14 @@ class FaultyExecutor(LocalExecutor):
 
 
 class Worker:
-    """An environment part that fails at given calls, counted over all its lives."""
+    """An environment part that fails at given calls, counted over all its lives; of a hung one the process may have stopped, too."""
 
-    def __init__(self, name: str, deaths: Sequence[int] = (), hangs: Sequence[int] = ()) -> None:
+    def __init__(self, name: str, deaths: Sequence[int] = (), hangs: Sequence[int] = (), *, stops: bool = False) -> None:
         self.name = name
         self.lives = [0]
         self.is_alive = True
+        self.is_silent = False
+        self._stops = stops
         self._deaths = set(deaths)
         self._hangs = set(hangs)
         self._num_calls = 0
@@ -78,6 +90,7 @@ class Worker:
     def replace(self, incarnation: int) -> None:
         self.lives.append(incarnation)
         self.is_alive = True
+        self.is_silent = False
 
     def kill(self) -> None:
         self.is_alive = False
@@ -109,7 +122,8 @@ class Worker:
         self._num_calls += 1
         if self._num_calls in self._deaths:
             self.is_alive = False
-        if self._num_calls in self._hangs:
+        if self._num_calls in self._hangs or self.is_silent:
+            self.is_silent = self._stops
             raise TimeoutError
         if not self.is_alive:
             raise PartLostError(f"{self.name} has died")
@@ -118,8 +132,8 @@ class Worker:
 class Learner(Worker):
     """Refuses to see a step twice, as the real one does."""
 
-    def __init__(self, deaths: Sequence[int] = ()) -> None:
-        super().__init__("learner", deaths)
+    def __init__(self, deaths: Sequence[int] = (), hangs: Sequence[int] = (), *, stops: bool = False) -> None:
+        super().__init__("learner", deaths, hangs, stops=stops)
         self.seen: set[tuple[int, int]] = set()
 
     def act(self, step: tuple[int, int], greedy: bool) -> tuple[int, int]:
@@ -132,17 +146,38 @@ class Learner(Worker):
         self.seen = {step for step in self.seen if step[0] != group}
 
 
-class Store:
+class Service:
+    """A process of telemetry's."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_silent = False
+        self.num_restarts = 0
+        self.owed: list[Lost] = []
+
+    def restart(self) -> None:
+        self.is_silent = False
+        self.num_restarts += 1
+        for call in self.owed:
+            call.error = PartLostError(f"{self.name} has died")
+
+
+class Store(Service):
     """Telemetry, as far as a crew asks it."""
 
     def __init__(self) -> None:
+        super().__init__("sink")
         self.abandoned: list[tuple[str, int, int]] = []
 
     def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
+        if self.is_silent:
+            raise TimeoutError
         self.abandoned.append((source, incarnation, after_seq))
         return 0
 
     def outages(self) -> tuple[int, int]:
+        if self.is_silent:
+            raise TimeoutError
         return 2, 1
 
 
@@ -156,9 +191,9 @@ class Setup:
     """A collector with parts that fail."""
 
     def __init__(self, workers: Sequence[Worker], learner: Learner | None = None, cluster: ClusterConfig = CLUSTER) -> None:
-        self.workers, self.learner, self.store = list(workers), learner or Learner(), Store()
-        executor = FaultyExecutor()
-        self.crew = Crew(executor, self.workers, self.learner, self.store, incarnation=5, cluster=cluster)
+        self.workers, self.learner, self.store, self.queue = list(workers), learner or Learner(), Store(), Service("queue")
+        self.executor = executor = FaultyExecutor()
+        self.crew = Crew(executor, self.workers, self.learner, (self.store, self.queue), incarnation=5, cluster=cluster)
         self._collector = Collector(executor, self.workers, self.learner, num_steps=NUM_STEPS, should_stop=lambda: False, crew=self.crew)
 
     def play(self, *, greedy: bool = False) -> list[Any]:
@@ -189,6 +224,58 @@ def test_a_hung_worker_is_replaced_after_its_deadline() -> None:
     setup = Setup([Worker("env-0", hangs=[3])], cluster=replace(CLUSTER, call_timeout_sec=0.05))
     assert setup.play() == EXPECTED
     assert setup.workers[0].lives == [0, 6]
+
+
+@pytest.mark.parametrize("call", range(1, CALLS_PER_GROUP + 1))
+def test_a_worker_that_gives_no_sign_of_life_is_replaced_long_before_its_deadline(call: int, list_emitter: ListEmitter) -> None:
+    setup = Setup([Worker("env-0", hangs=[call], stops=True), Worker("env-1")], cluster=SILENCE)
+    setup.crew.report_to(list_emitter)
+    assert setup.play() == EXPECTED
+    assert setup.workers[0].lives[:2] == [0, 6]
+    assert setup.workers[1].lives == [0]
+    (told,) = [event.data for event in list_emitter.of_type(TelemetryEventType.PART_LOST)]
+    assert (told.part, told.fault, told.detail) == ("env-0", "hung", "gave no sign of life for 0.1 s")  # type: ignore[union-attr]
+
+
+def test_a_worker_that_is_slow_and_alive_is_waited_for() -> None:
+    setup = Setup([Worker("env-0", hangs=[3])], cluster=replace(SILENCE, call_timeout_sec=0.5))
+    begun = time.monotonic()
+    assert setup.play() == EXPECTED
+    assert time.monotonic() - begun > 0.5
+
+
+def test_silence_in_the_learner_is_not_blamed_on_the_workers_that_wait_for_it() -> None:
+    setup = Setup([Worker("env-0"), Worker("env-1")], Learner(hangs=[3], stops=True), cluster=SILENCE)
+    with pytest.raises(LearnerLostError, match=r"the learner gave no sign of life for 0\.1 s"):
+        setup.play()
+    assert [worker.lives for worker in setup.workers] == [[0], [0]]
+
+
+def test_a_silent_learner_is_found_while_nobody_plays() -> None:
+    setup = Setup([Worker("env-0")], Learner(hangs=[1], stops=True), cluster=SILENCE)
+    ref = setup.executor.call(setup.learner, "ready")
+    with pytest.raises(PartLostError, match=r"learner gave no sign of life for 0\.1 s"):
+        setup.crew.answer_of_learner(ref)
+
+
+@pytest.mark.parametrize("name", ["store", "queue"])
+def test_a_silent_process_of_telemetrys_is_ended_and_told_of(name: str, list_emitter: ListEmitter) -> None:
+    setup = Setup([Worker("env-0", hangs=[3])], cluster=replace(SILENCE, call_timeout_sec=1.0))
+    service = getattr(setup, name)
+    service.is_silent = True
+    setup.crew.report_to(list_emitter)
+    assert setup.play() == EXPECTED
+    assert service.num_restarts == 1
+    setup.crew.look_at_store()
+    told = {event.data.part: event.data.fault for event in list_emitter.of_type(TelemetryEventType.PART_LOST)}  # type: ignore[union-attr]
+    assert told[service.name] == "hung"
+
+
+def test_the_store_is_asked_again_once_its_silence_is_ended() -> None:
+    setup = Setup([Worker("env-0")], cluster=SILENCE)
+    setup.store.is_silent = True
+    setup.crew.look_at_store()
+    assert setup.store.num_restarts == 1
 
 
 def test_a_worker_that_keeps_failing_is_dropped_and_the_others_go_on(list_emitter: ListEmitter) -> None:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from esper.distributed.run_dir import (
+    Owner,
     RunDirError,
     create_run_dir,
     discard_run_dir,
     open_evaluation_dir,
     open_run_dir,
+    owner,
     release_run_dir,
 )
 
@@ -38,7 +41,7 @@ def make_run(root: Path) -> Path:
 
 def test_a_new_folder_is_claimed_and_released(tmp_path: Path) -> None:
     paths = create_run_dir(tmp_path / "deep" / "run")
-    assert paths.lock.read_text() == str(os.getpid())
+    assert owner(paths) == Owner(platform.node(), os.getpid())
     assert paths.checkpoints.is_dir()
     assert paths.spool.is_dir()
     release_run_dir(paths)
@@ -82,19 +85,30 @@ def test_a_folder_without_run_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_write_to_one_run(tmp_path: Path, stranger: subprocess.Popen[bytes]) -> None:
     root = make_run(tmp_path / "run")
-    lock = open_run_dir(root, for_writing=False).lock
-    lock.write_text(str(stranger.pid))
+    paths = open_run_dir(root, for_writing=False)
+    paths.lock.write_text(Owner(platform.node(), stranger.pid).to_text())
     with pytest.raises(RunDirError, match=f"being written by process {stranger.pid}"):
         open_run_dir(root, for_writing=True)
-    assert lock.read_text() == str(stranger.pid)
+    assert owner(paths) == Owner(platform.node(), stranger.pid)
     open_run_dir(root, for_writing=False)
     stranger.kill()
     stranger.wait()
     open_run_dir(root, for_writing=True)
-    assert lock.read_text() == str(os.getpid())
+    assert owner(paths) == Owner(platform.node(), os.getpid())
 
 
-@pytest.mark.parametrize("text", ["", "not a number"])
+def test_a_claim_of_another_machine_is_explained_and_not_taken(tmp_path: Path) -> None:
+    paths = open_run_dir(make_run(tmp_path / "run"), for_writing=False)
+    claim = Owner("node-7", os.getpid())
+    paths.lock.write_text(claim.to_text())
+    with pytest.raises(RunDirError, match=rf"being written by process {os.getpid()} on host node-7; whether .* delete {paths.lock}"):
+        open_run_dir(paths.root, for_writing=True)
+    assert owner(paths) == claim
+    paths.lock.unlink()
+    open_run_dir(paths.root, for_writing=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"host": "a"}', "7"])
 def test_a_claim_that_was_never_written_out_holds_nobody_up(tmp_path: Path, text: str) -> None:
     root = make_run(tmp_path / "run")
     open_run_dir(root, for_writing=False).lock.write_text(text)
@@ -105,7 +119,7 @@ def test_evaluations_take_turns_and_leave_the_run_free(tmp_path: Path, stranger:
     paths = open_run_dir(make_run(tmp_path / "run"), for_writing=False)
     scratch = open_evaluation_dir(paths)
     assert not paths.lock.exists()
-    scratch.lock.write_text(str(stranger.pid))
+    scratch.lock.write_text(Owner(platform.node(), stranger.pid).to_text())
     with pytest.raises(RunDirError, match="being written"):
         open_evaluation_dir(paths)
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from esper.cli.main import main
-from esper.distributed.run_dir import RunDirError
+from esper.distributed.run_dir import Owner, RunDirError
 from esper.distributed.session import train_run
 from esper.distributed.status import Phase, RunStatus, phase_of, run_status
 from tests.distributed.runs import NUM_ENVS, ROUNDS, at_step, tiny_config
@@ -50,8 +51,9 @@ def test_a_living_run_is_read_from_its_checkpoints_without_touching_its_telemetr
     at_step(monkeypatch, 1, lambda: seen.append(run_status(root)))
     assert not train_run(tiny_config(), root, local=True)
     first, third = seen
-    assert (first.phase, first.rounds, first.owner, first.checkpoint) == (Phase.STARTING, 0, os.getpid(), None)
-    assert (third.phase, third.rounds, third.owner) == (Phase.TRAINING, 2, os.getpid())
+    me = Owner(platform.node(), os.getpid())
+    assert (first.phase, first.rounds, first.owner, first.checkpoint) == (Phase.STARTING, 0, me, None)
+    assert (third.phase, third.rounds, third.owner) == (Phase.TRAINING, 2, me)
     assert third.env_steps_per_sec is not None
     assert third.parts_lost is None
     assert not third.is_resumable
@@ -64,7 +66,7 @@ def test_a_run_that_vanished_is_told_to_have_died_and_can_be_resumed(
     for file in root.glob("telemetry*"):
         file.unlink()
     shutil.rmtree(root / "checkpoints" / f"round-{ROUNDS:05d}")
-    (root / ".owner").write_text("999999999")
+    (root / ".owner").write_text(Owner(platform.node(), 999_999_999).to_text())
     status = run_status(root)
     assert (status.phase, status.owner, status.rounds, status.is_resumable) == (Phase.DIED, None, ROUNDS - 1, True)
     assert main(["status", str(root)]) == 0

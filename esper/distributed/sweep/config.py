@@ -115,6 +115,8 @@ def check_sweep(config: SweepConfig, name: str) -> Sweep:
     space = parse_space(config.space)
     sweep = Sweep(name, config, config.run, space)
     base = sweep.base
+    if base.checkpoint.uri is not None:
+        raise ConfigError(f"checkpoint.uri={base.checkpoint.uri!r} would be shared by all trials; leave it out: Tune copies what they save")
     if config.metric not in OBJECTIVES:
         raise ConfigError(f"metric={config.metric!r} is measured in no round; there are {', '.join(OBJECTIVES)}")
     _check_parameters(sweep)

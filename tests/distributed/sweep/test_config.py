@@ -74,6 +74,7 @@ def test_a_stored_sweep_is_the_same_sweep(tmp_path: Path) -> None:
         (["scheduler.kind=pbt", "scheduler.perturb_rounds=2"], "perturb_rounds=2 should be below rollout.rounds=2"),
         (["scheduler.kind=pbt", "scheduler.perturb_rounds=1", "search=optuna"], "search='optuna' cannot go with scheduler.kind=pbt"),
         (["scheduler.kind=pbt", "scheduler.perturb_rounds=1", "num_trials=1"], "num_trials=1 should be 2 or more"),
+        (["run.checkpoint.uri=/tmp/copies"], "checkpoint.uri='/tmp/copies' would be shared by all trials"),
         (["base=missing.yaml"], "missing.yaml: No such file or directory"),
     ],
 )
