@@ -45,7 +45,7 @@ class TamiyoGNNConfig:
     num_heads: int = setting(4, "Attention heads; their outputs are averaged.", ge=1)
     dropout: float = setting(0.2, "Share of units dropped after each layer in training mode; 0 is none.", ge=0, lt=1)
     neighbour_limits: tuple[int, ...] = setting(
-        (25, 10, 5, 5), "Edges of one relation that a node listens to, per layer; evenly spaced ones are kept.", ge=1
+        (25, 10, 5, 5), "Edges of one relation that a node listens to, per layer; kept are ones evenly spaced by source.", ge=1
     )
     layer_vocab: int = setting(64, "Rows of the layer-type table.", ge=1, le=64)
     activation_vocab: int = setting(64, "Rows of the activation-type table.", ge=1, le=64)
@@ -70,7 +70,7 @@ class TamiyoGNNConfig:
     )
     probability_floors: ProbabilityFloors = setting(ProbabilityFloors, "Least probabilities per head.")
     has_policy_params: bool = setting(
-        False, "Add the head of continuous adjustments, which `inspect` reports; PPO does not train it and no trial acts on it."
+        False, "Add the head of continuous adjustments, which commands report; PPO does not train it and no trial acts on it."
     )
     device: str = setting("cpu", "Where the policy is built; training moves it to where the learner runs.")
     compile: bool = setting(False, "Compile the network for inference; where that fails it stays eager, and the log says so once.")

@@ -1,7 +1,8 @@
 """Continuous adjustments in −1…1 beside the factored action: a normal distribution squashed by tanh.
 
-0 changes nothing. The head is off by default. When on, `TamiyoPolicy.inspect` reports its adjustments, and that is its only
-reader: PPO does not train it, and no trial of Esper acts on it. It is there for planners that send them along with a command.
+0 changes nothing. The head is off by default. When on, `TamiyoPolicy.inspect` and the annotations of a service's commands report
+its medians, and nothing acts on them: what an executor is to carry out stands in the eight discrete heads, and PPO learns from these
+alone. So the medians stay 0 until somebody trains the head on adjustments of their own, with `PolicyParamsHead` and `log_prob`.
 """
 
 # ruff: noqa: F722 (shapes in annotations, which tests check at run time)

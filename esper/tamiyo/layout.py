@@ -165,12 +165,16 @@ def first_rows(num_nodes: Mapping[str, int]) -> dict[str, int]:
 
 
 def thinned(edges: Edges, limit: int) -> Edges:
-    """At most `limit` evenly spaced edges of each bag."""
+    """At most `limit` edges of each bag, evenly spaced by the row of their source; the order in which edges are stored decides nothing.
+
+    Edges that join the same two nodes in one relation are told apart by their stored order alone.
+    """
     starts, size = _bags(edges)
     if not len(size) or size.max() <= limit:
         return edges
     bag = np.repeat(np.arange(len(size)), size)
-    rank = np.arange(len(bag)) - starts[bag]
+    rank = np.empty_like(bag)
+    rank[np.lexsort((edges.source, bag))] = np.arange(len(bag)) - starts[bag]
     quota = np.minimum(size, limit)[bag]
     return edges.take((rank + 1) * quota // size[bag] > rank * quota // size[bag])
 

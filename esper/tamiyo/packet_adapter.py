@@ -28,7 +28,7 @@ from esper.leyline.schemas import GovernorVerdict
 from esper.leyline.signals import FastTrainingSignals, pad_history
 from esper.leyline.stages import SeedStage, is_active_stage
 from esper.tamiyo.packet_seeds import Place, place_seeds, seed_report, watched_layers
-from esper.tamiyo.packet_values import number, or_nan, ranged
+from esper.tamiyo.packet_values import check_name, number, or_nan, ranged
 from esper.tamiyo.registries import UNKNOWN
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def report_from_packet(packet: SystemStatePacket, host: HostDescription | None, 
     """
     if packet.version != PACKET_VERSION:
         raise PacketError(f"version={packet.version!r} of the packet cannot be read; this is version {PACKET_VERSION}")
+    _check_names(packet)
     epoch = check_count("current_epoch", packet.current_epoch)
     known = host or implied_host(packet, epoch)
     accuracy = ranged("validation_accuracy", packet.validation_accuracy, _PERCENT)
@@ -106,6 +107,16 @@ def implied_host(packet: SystemStatePacket, epoch: int) -> HostDescription:
     slot_ids = [state.slot_id for state in packet.slot_states] + [s.slot_id for s in packet.seed_states if s.slot_id is not None]
     slots = tuple(SlotDescription(slot_id, None, 0, 0) for slot_id in dict.fromkeys(slot_ids))
     return HostDescription(layers or (UNKNOWN_LAYER,), slots, max_epochs=max(epoch, 1))
+
+
+def _check_names(packet: SystemStatePacket) -> None:
+    names: list[tuple[str, str | None]] = [("packet_id", packet.packet_id), ("training_run_id", packet.training_run_id)]
+    names += [("layer_id", layer.layer_id) for layer in packet.layer_states]
+    names += [("slot_id", slot.slot_id) for slot in packet.slot_states]
+    names += [("slot_id", seed.slot_id) for seed in packet.seed_states] + [("seed_id", seed.seed_id) for seed in packet.seed_states]
+    for key, name in names:
+        if name is not None:
+            check_name(key, name)
 
 
 def _unplaced(seed: SeedState, host: HostDescription) -> SeedState:

@@ -1,4 +1,4 @@
-"""Numbers as packets bring them: checked, and None where nothing was measured."""
+"""Numbers and names as packets bring them: checked, and None where nothing was measured."""
 
 from __future__ import annotations
 
@@ -44,6 +44,20 @@ def fraction(key: str, value: object, default: float) -> float:
     """
     read = ranged(key, value, 1.0)
     return default if read is None else read
+
+
+def check_name(key: str, value: object) -> None:
+    """Let pass what can be stored and sent as text.
+
+    Raises:
+        PacketError: If it is no text, or holds half of a surrogate pair, which no encoding of Unicode can write.
+    """
+    if not isinstance(value, str):
+        raise PacketError(f"{key}={value!r} should be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PacketError(f"{key}={value!r} should be text that UTF-8 can write: {error.reason}") from error
 
 
 def or_nan(value: float | None) -> float:

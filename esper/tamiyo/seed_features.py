@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esper.leyline.actions import TEMPO_EPOCHS
-from esper.leyline.alpha import BLENDING_METHODS
+from esper.leyline.alpha import BLENDING_METHODS, METHOD_OF_CURVE, AlphaCurve
 from esper.leyline.graph import NODE_WIDTHS
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry.seed import SeedTelemetry
@@ -33,6 +33,7 @@ UNKNOWN_TRAIT = 0.5
 _CODE: dict[SeedStage, int] = {SeedStage.UNKNOWN: 0} | {stage: code for code, stage in enumerate(STAGES, 1)}
 _MASKED_TELEMETRY = slice(0, GRAPH_SPEC.channels["seed"]["telemetry_mask"].stop - GRAPH_SPEC.channels["seed"]["telemetry_mask"].start)
 _METHOD_COLUMNS = {method: column for column, method in enumerate(BLENDING_METHODS)}
+_IS_METHOD_OF_CURVE = np.array([[METHOD_OF_CURVE[curve] == method for method in BLENDING_METHODS] for curve in AlphaCurve])
 _NO_TRAITS = SeedTraits()
 _MASKED_TRAITS = ("activity_level", "success_rate", "risk_score")
 _READ_TRAITS = attrgetter(*_MASKED_TRAITS, "risk_tolerance")
@@ -116,7 +117,7 @@ def _yes_no(value: bool | None) -> int:
 
 
 def _methods(traits: Sequence[SeedTraits], legal_curves: np.ndarray) -> np.ndarray:
-    methods = legal_curves[:, : len(BLENDING_METHODS)].astype(np.float64)
+    methods: np.ndarray = (legal_curves @ _IS_METHOD_OF_CURVE).astype(np.float64)
     for row, trait in enumerate(traits):
         if trait.allowed_blending_methods is not None:
             columns = [_METHOD_COLUMNS[m] for m in trait.allowed_blending_methods if m in _METHOD_COLUMNS]

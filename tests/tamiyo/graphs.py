@@ -59,6 +59,19 @@ def random_graph(rng: np.random.Generator, *, num_layers: int = 5, num_slots: in
     )
 
 
+def crowded_graph(rng: np.random.Generator, *, num_layers: int = 6, num_slots: int = 7) -> GraphBatch:
+    """One graph in which every pair of nodes that a relation may join is joined once."""
+    graph = random_graph(rng, num_layers=num_layers, num_slots=num_slots, num_edges=0)
+    counts = {t: len(rows) for t, rows in graph.nodes.items()}
+    edges = {e: np.indices((counts[e[0]], counts[e[2]])).reshape(2, -1) for e in EDGE_WIDTHS}
+    return replace(
+        graph,
+        edges=edges,
+        edge_attr={e: rng.normal(size=(index.shape[1], EDGE_WIDTHS[e])).astype(np.float32) for e, index in edges.items()},
+        num_edges={e: np.array([index.shape[1]]) for e, index in edges.items()},
+    )
+
+
 def random_batch(rng: np.random.Generator, num_graphs: int, *, num_slots: int = 3) -> GraphBatch:
     """Graphs of different sizes with the same number of slots."""
     return GraphBatch.concatenate([random_graph(rng, num_layers=int(rng.integers(1, 7)), num_slots=num_slots) for _ in range(num_graphs)])

@@ -17,7 +17,7 @@ from esper.tamiyo import GraphEncoding, TamiyoGNN, TamiyoGNNConfig
 from esper.tamiyo.layout import RELATIONS
 from esper.tamiyo.messages import MAX_BAGS_AT_ONCE
 from esper.tamiyo.planner import GraphPlanner, GraphTensors
-from tests.tamiyo.graphs import SMALL, random_batch, random_graph, without_edges
+from tests.tamiyo.graphs import SMALL, crowded_graph, random_batch, random_graph, without_edges
 
 CPU = torch.device("cpu")
 UNLIMITED = (10_000,) * 4
@@ -201,6 +201,24 @@ def test_a_node_listens_to_evenly_spaced_neighbours_within_its_limit() -> None:
 
     torch.testing.assert_close(after_one_layer(np.arange(12)), after_one_layer(heard))
     assert not torch.allclose(after_one_layer(heard), after_one_layer(np.array([0, 1, 2])))
+
+
+@pytest.mark.parametrize("limits", [(3, 2, 2, 1), (4, 4, 4, 4)])
+def test_the_order_in_which_edges_are_stored_does_not_decide_which_are_heard(limits: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(13)
+    config = replace(SMALL, neighbour_limits=limits)
+    gnn = make_gnn(config, seed=13)
+    batch = crowded_graph(rng)
+    mixed = {e: rng.permutation(index.shape[1]) for e, index in batch.edges.items()}
+    shuffled = replace(
+        batch,
+        edges={e: index[:, mixed[e]] for e, index in batch.edges.items()},
+        edge_attr={e: attributes[mixed[e]] for e, attributes in batch.edge_attr.items()},
+    )
+    heard = gnn.encode(tensors(batch, config))
+    assert_alike(gnn.encode(tensors(shuffled, config)), heard.graph, heard.seed)
+    everything = gnn.encode(tensors(batch, replace(config, neighbour_limits=UNLIMITED)))
+    assert (heard.graph - everything.graph).abs().max() > 1e-3
 
 
 def test_every_parameter_learns() -> None:

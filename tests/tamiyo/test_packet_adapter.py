@@ -195,6 +195,9 @@ SEED = SeedState("s", SeedStage.TRAINING, slot_id="r0c0")
     ("packet", "complaint"),
     [
         (replace(BARE, version=2), "version=2"),
+        (replace(BARE, training_run_id="run\ud800"), "training_run_id=.*UTF-8"),
+        (replace(BARE, layer_states=(LayerState("\udfff"),)), "layer_id=.*UTF-8"),
+        (replace(BARE, seed_states=(replace(SEED, seed_id=3),)), "seed_id=3 should be text"),  # type: ignore[arg-type]
         (replace(BARE, current_epoch=-1), "current_epoch=-1"),
         (replace(BARE, current_epoch=10**400), "current_epoch"),
         (replace(BARE, validation_accuracy=math.nan), "percentage"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SOURCE = "tamiyo_service"
 
 
-def tell_evaluated(
+def step_evaluated(
     packet: SystemStatePacket,
     command: AdaptationCommand,
     coverage: Coverage,
@@ -35,14 +35,14 @@ def tell_evaluated(
     latency_ms: tuple[float, float, float],
     is_compiled: bool,
     compile_warm_ms: float | None,
-) -> TelemetryEvent:
+) -> TamiyoStepEvaluatedPayload:
     """A step was answered; `latency_ms` is its own, then the median and the 95th percentile of the last ones."""
     operation = command.seed_operation
     assert operation is not None
     assert command.risk_level is not None
     method = operation.parameters.get("blending_method")
     own, median, high = latency_ms
-    payload = TamiyoStepEvaluatedPayload(
+    return TamiyoStepEvaluatedPayload(
         epoch=packet.current_epoch,
         packet_id=packet.packet_id,
         command_id=command.command_id,
@@ -64,7 +64,6 @@ def tell_evaluated(
         slot_id=command.target_slot_id,
         seed_id=command.target_seed_id,
     )
-    return TelemetryEvent(TelemetryEventType.TAMIYO_STEP_EVALUATED, payload)
 
 
 def tell_outcomes(reports: Sequence[FieldReport]) -> list[TelemetryEvent]:

@@ -17,6 +17,8 @@ from esper.leyline.packets import HostDescription
 from esper.leyline.reports import FieldReport, SlotReport, TrialReport
 from esper.leyline.schemas import AdaptationCommand, CommandType, RiskLevel
 from esper.leyline.stages import SeedStage
+from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType
+from esper.tamiyo.continuous import POLICY_PARAMS
 from esper.tamiyo.coverage import Coverage, coverage_of
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.inspection import PolicyInspection
@@ -25,8 +27,9 @@ from esper.tamiyo.service.commands import seed_operation
 from esper.tamiyo.service.config import TamiyoServiceConfig
 from esper.tamiyo.service.latency import LatencyMeter
 from esper.tamiyo.service.ledger import CommandLedger
+from esper.tamiyo.service.metric_names import metrics_of
 from esper.tamiyo.service.policy_directory import ARCHITECTURE_VERSION, PolicyRejectedError, StoredPolicy, load_policy
-from esper.tamiyo.service.stories import health_indicators, tell_evaluated, tell_loaded, tell_outcomes, tell_rejected
+from esper.tamiyo.service.stories import health_indicators, step_evaluated, tell_loaded, tell_outcomes, tell_rejected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
     from esper.leyline.packets import SystemStatePacket
     from esper.leyline.ports import Emitter
-    from esper.leyline.telemetry import TelemetryEvent
+    from esper.leyline.telemetry import TamiyoStepEvaluatedPayload
     from esper.tamiyo.registries import Registries
 
 logger = logging.getLogger(__name__)
@@ -116,8 +119,7 @@ class TamiyoService:
         self._latency = LatencyMeter(self._config.latency_steps)
         self._books = threading.Lock()
         self._exchange = threading.Lock()
-        self._last_coverage: Coverage | None = None
-        self._last_method: str | None = None
+        self._last_step: TamiyoStepEvaluatedPayload | None = None
         self._served: _Served | None = None
         self._digests = digests
         self.update_policy(policy_dir)
@@ -138,23 +140,12 @@ class TamiyoService:
         return health_indicators(is_compiled=self._policy().stored.policy.is_compiled)
 
     def metrics(self) -> dict[str, float | str]:
-        """Telemetry under the names that operators know; unmeasured ones are absent."""
+        """The last step, and how the policy runs, under the names that operators know; unmeasured ones are absent."""
         policy = self._policy().stored.policy
+        runs = {"gnn_compile_enabled": policy.is_compiled, "gnn_compile_warm_ms": policy.compile_warm_ms}
         with self._books:
-            coverage, method = self._last_coverage, self._last_method
-            found: dict[str, float | str | None] = {
-                "tamiyo.gnn.inference.latency_ms.p50": self._latency.percentile(50.0),
-                "tamiyo.gnn.inference.latency_ms.p95": self._latency.percentile(95.0),
-            }
-        found |= {
-            "tamiyo.gnn.compile_enabled": float(policy.is_compiled),
-            "tamiyo.gnn.compile_warm_ms": policy.compile_warm_ms,
-            "tamiyo.blending.method": method,
-        }
-        if coverage is not None:
-            found["tamiyo.gnn.feature_coverage"] = coverage.average
-            found |= {f"tamiyo.gnn.feature_coverage.{family}": share for family, share in coverage.by_family.items()}
-        return {name: value for name, value in found.items() if value is not None}
+            last = self._last_step
+        return metrics_of(({} if last is None else last.to_dict()) | runs)
 
     def register_host(self, run_id: str, host: HostDescription) -> None:
         """Describe the network that a run trains; packets of runs without a description are answered with less knowledge."""
@@ -222,10 +213,9 @@ class TamiyoService:
         return served
 
     def _command(self, served: _Served, step: _Step, run_id: str) -> AdaptationCommand:
-        decision, report, coverage = step.decision, step.report, step.coverage
+        decision, report = step.decision, step.report
         action = FactoredAction.from_row(decision.actions[0].tolist())
         slot = None if action.op is LifecycleOp.WAIT else report.slots[action.slot]
-        risk = decision.risk_probs[0]
         registries = served.stored.observing.registries
         return AdaptationCommand(
             command_id=str(uuid4()),
@@ -234,19 +224,11 @@ class TamiyoService:
             target_slot_id=None if slot is None else slot.slot_id,
             seed_operation=seed_operation(action, lambda place: step.blueprint_name(place, registries)),
             confidence=float(decision.confidence[0]),
-            risk_level=RISK_LEVELS[int(risk.argmax())],
+            risk_level=RISK_LEVELS[int(decision.risk_probs[0].argmax())],
             policy_version=served.stored.version,
             training_run_id=run_id,
             execution_deadline_ms=self._config.execution_deadline_ms,
-            annotations={
-                "architecture_version": ARCHITECTURE_VERSION,
-                "feature_coverage": f"{coverage.average:.4f}",
-                "feature_coverage_keys": _json(coverage.by_feature),
-                "feature_coverage_types": _json(coverage.by_family),
-                "risk_probabilities": _json({level.name: float(p) for level, p in zip(RISK_LEVELS, risk, strict=True)}),
-                "blending_probabilities": _json(dict(zip(BLENDING_METHODS, decision.blending_probs[0], strict=True))),
-                "value_estimate": f"{float(decision.value[0]):.4f}",
-            },
+            annotations=_annotations(step),
         )
 
     def _enter(self, served: _Served, packet: SystemStatePacket, step: _Step, command: AdaptationCommand, latency_ms: float) -> None:
@@ -256,13 +238,8 @@ class TamiyoService:
         if not step.report.done:
             self._ledger.record(run_id, command, step.report)
         self._latency.add(latency_ms)
-        operation = command.seed_operation
-        method = operation.parameters.get("blending_method") if operation is not None else None
-        self._last_coverage, self._last_method = step.coverage, None if method is None else str(method)
-        if self._emitter is None:
-            return
         policy = served.stored.policy
-        evaluated = tell_evaluated(
+        self._last_step = step_evaluated(
             packet,
             command,
             step.coverage,
@@ -270,7 +247,7 @@ class TamiyoService:
             is_compiled=policy.is_compiled,
             compile_warm_ms=policy.compile_warm_ms,
         )
-        self._tell([*tell_outcomes(told), evaluated])
+        self._tell([*tell_outcomes(told), TelemetryEvent(TelemetryEventType.TAMIYO_STEP_EVALUATED, self._last_step)])
 
     def _tell(self, events: Sequence[TelemetryEvent]) -> None:
         """Emit if somebody listens; an emitter is not thread-safe, so the caller holds the books."""
@@ -284,6 +261,23 @@ def _with_nowhere(report: TrialReport, limits: GrowthLimits) -> TrialReport:
     nowhere = SlotReport("nowhere", 0, 0, 0, None, gradient_norm=None, activation_mean=None, activation_std=None, spatial_std=None)
     view = SlotView(SeedStage.DORMANT, 0, AlphaMode.HOLD, gate_open=False)
     return replace(report, slots=(nowhere,), masks=compute_masks([view], replace(limits, ops=(LifecycleOp.WAIT,))))
+
+
+def _annotations(step: _Step) -> dict[str, str]:
+    """What stands behind a decision; `policy_params` only where the policy has that head."""
+    decision, coverage = step.decision, step.coverage
+    annotations = {
+        "architecture_version": ARCHITECTURE_VERSION,
+        "feature_coverage": f"{coverage.average:.4f}",
+        "feature_coverage_keys": _json(coverage.by_feature),
+        "feature_coverage_types": _json(coverage.by_family),
+        "risk_probabilities": _json({level.name: float(p) for level, p in zip(RISK_LEVELS, decision.risk_probs[0], strict=True)}),
+        "blending_probabilities": _json(dict(zip(BLENDING_METHODS, decision.blending_probs[0], strict=True))),
+        "value_estimate": f"{float(decision.value[0]):.4f}",
+    }
+    if decision.policy_params is not None:
+        annotations["policy_params"] = _json(dict(zip(POLICY_PARAMS, decision.policy_params[0], strict=True)))
+    return annotations
 
 
 def _json(values: Mapping[str, float]) -> str:

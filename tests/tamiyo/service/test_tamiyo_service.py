@@ -19,12 +19,13 @@ from esper.leyline.reports import FieldOutcome
 from esper.leyline.schemas import AdaptationCommand, CommandType, RiskLevel
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType, record_batch
+from esper.tamiyo.continuous import POLICY_PARAMS
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.packet_adapter import report_from_packet
-from esper.tamiyo.service import PolicyRejectedError, Rejection, TamiyoService, TamiyoServiceConfig, action_of, load_policy
+from esper.tamiyo.service import PolicyRejectedError, Rejection, TamiyoService, TamiyoServiceConfig, action_of, load_policy, save_policy
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH
 from tests.tamiyo.service.packets import HOST, MAX_EPOCHS, ObedientHost, make_packet
-from tests.tamiyo.service.policies import DIGESTS, REGISTRIES, store
+from tests.tamiyo.service.policies import DIGESTS, OBSERVING, REGISTRIES, TINY, make_policy, store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +92,18 @@ def test_a_command_says_what_an_executor_and_an_operator_need(directory: Path) -
     assert set(json.loads(notes["blending_probabilities"])) == set(BLENDING_METHODS)
 
 
+def test_adjustments_are_told_where_the_policy_has_them_and_order_nothing(directory: Path, tmp_path: Path) -> None:
+    plain = make_service(directory).evaluate_step(make_packet())
+    assert "policy_params" not in plain.annotations
+    adjusting = tmp_path / "adjusting"
+    policy = make_policy(0, replace(TINY, has_policy_params=True))
+    save_policy(adjusting, policy, OBSERVING, digests=DIGESTS, num_updates=0, source={})
+    command = make_service(adjusting).evaluate_step(make_packet())
+    assert json.loads(command.annotations["policy_params"]) == dict.fromkeys(POLICY_PARAMS, 0.0)
+    assert command.seed_operation is not None
+    assert not set(POLICY_PARAMS) & set(command.seed_operation.parameters)
+
+
 def test_a_run_that_was_never_described_is_answered(directory: Path) -> None:
     command = make_service(directory).evaluate_step(make_packet(run="stranger"))
     assert command.seed_operation is not None
@@ -120,6 +133,7 @@ def test_a_step_is_told_with_latency_coverage_and_health(directory: Path) -> Non
     assert last["health_indicators"] == service.health_indicators == {"policy": "gnn_v1", "gnn_compile": "0"}
     assert (last["gnn_compile_enabled"], last["gnn_compile_warm_ms"]) == (False, None)
     metrics = service.metrics()
+    assert metrics["tamiyo.gnn.inference.latency_ms"] == last["gnn_inference_latency_ms"]
     assert metrics["tamiyo.gnn.inference.latency_ms.p95"] == last["gnn_inference_latency_p95_ms"]
     assert metrics["tamiyo.gnn.compile_enabled"] == 0.0
     assert metrics["tamiyo.gnn.feature_coverage"] == last["gnn_feature_coverage"]
@@ -261,7 +275,7 @@ ANY_PACKET = st.builds(
     validation_loss=ANY_NUMBER,
     training_metrics=st.dictionaries(st.sampled_from(["loss", "gradient_norm", "learning_rate", "nonsense"]), ANY_NUMBER),
     seed_states=st.lists(ANY_SEED, max_size=3).map(tuple),
-    training_run_id=st.sampled_from([None, "run", "stranger"]),
+    training_run_id=st.sampled_from([None, "run", "stranger", "", "層\x00", "\ud800"]),
     max_epochs=st.none() | st.integers(0, 40),
 )
 
