@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from esper.kasmina.transfer import bring
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -133,8 +135,9 @@ class StackedInputs:
                 x = self._run_slot(index, x)
             elif on:
                 grouped = x.view(len(self._distinct), -1, *x.shape[1:])
-                value = self._run_slot(index, grouped[on].flatten(0, 1)).view(len(on), *grouped.shape[1:])
-                x = grouped.index_copy(0, torch.tensor(on, device=x.device), value).flatten(0, 1)
+                groups = bring(torch.tensor(on), x.device)
+                value = self._run_slot(index, grouped.index_select(0, groups).flatten(0, 1)).view(len(on), *grouped.shape[1:])
+                x = grouped.index_copy(0, groups, value).flatten(0, 1)
         return x
 
     def finish(self, logits: Tensor) -> Tensor:

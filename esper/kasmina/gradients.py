@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from esper.kasmina.seed_state import GradientReading
 from esper.leyline.reports import GradientFlow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -21,28 +22,32 @@ EXPLODING_NORM = 10.0
 """A parameter tensor whose gradient norm is above this, or not finite, counts as exploding."""
 
 
-def read_gradients(host: Sequence[Tensor], seeds: Sequence[Sequence[Tensor]]) -> list[GradientReading | None]:
+def gradient_norms(parameters: Iterable[Tensor]) -> dict[Tensor, float]:
+    """Norm of every gradient that the last backward pass left behind; a GPU is asked once for all of them."""
+    own = [(p, p.grad) for p in parameters if p.grad is not None]
+    if not own:
+        return {}
+    norms = torch.stack(torch._foreach_norm([gradient for _, gradient in own])).tolist()
+    return {parameter: norm for (parameter, _), norm in zip(own, norms, strict=True)}
+
+
+def read_gradients(
+    host: Sequence[Tensor], seeds: Sequence[Sequence[Tensor]], norms: Mapping[Tensor, float] | None = None
+) -> list[GradientReading | None]:
     """Measure the gradients that the last backward pass left behind.
 
     Args:
         host: Parameters of the host.
         seeds: Parameters of the seed in every slot; none where it is free.
+        norms: Of these parameters, as `gradient_norms` gives them, where they are known.
 
     Returns:
         A reading per slot; None where no parameter has a gradient.
     """
-    groups = [[p for p in parameters if p.grad is not None] for parameters in (host, *seeds)]
-    gradients = [p.grad for group in groups for p in group if p.grad is not None]
-    if not gradients:
-        return [None] * len(seeds)
-    norms = torch.stack(torch._foreach_norm(gradients)).tolist()
-    host_norms, rest = norms[: len(groups[0])], norms[len(groups[0]) :]
-    host_rms = _rms(host_norms, groups[0])
-    readings: list[GradientReading | None] = []
-    for group in groups[1:]:
-        readings.append(_read(rest[: len(group)], group, host_rms) if group else None)
-        rest = rest[len(group) :]
-    return readings
+    norms = gradient_norms(chain(host, *seeds)) if norms is None else norms
+    heard = [[p for p in parameters if p in norms] for parameters in (host, *seeds)]
+    host_rms = _rms([norms[p] for p in heard[0]], heard[0])
+    return [_read([norms[p] for p in group], group, host_rms) if group else None for group in heard[1:]]
 
 
 def gradient_flow(parameters: Iterable[tuple[str, Tensor]], *, scale: float = 1.0) -> GradientFlow | None:

@@ -166,12 +166,21 @@ class MorphogeneticModel(nn.Module):
         self._become(states)
         return transitions
 
-    def observe_gradients(self) -> None:
-        """Read the seeds' gradients into their metrics; call it between a backward pass and the next `zero_grad`."""
-        if any(seed is not None and seed.has_module for seed in self._states):
+    def observe_gradients(self, norms: Mapping[Tensor, float] | None = None) -> None:
+        """Read the seeds' gradients into their metrics; call it between a backward pass and the next `zero_grad`.
+
+        Args:
+            norms: Of the parameters, as `gradient_norms` gives them where they are known; None measures them.
+        """
+        if self.observes_gradients:
             host = list(self._host_module.parameters())
-            readings = read_gradients(host, [list(slot.parameters()) for slot in self._slots])
+            readings = read_gradients(host, [list(slot.parameters()) for slot in self._slots], norms)
             self._states = record_gradients(self._states, readings)
+
+    @property
+    def observes_gradients(self) -> bool:
+        """Whether there is a seed whose gradients are of interest."""
+        return any(seed is not None and seed.has_module for seed in self._states)
 
     def masks(self) -> ActionMasks:
         """Legal choices now (B = 1)."""

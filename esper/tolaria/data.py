@@ -10,6 +10,8 @@ from jaxtyping import Num  # noqa: TC002
 from torch import Tensor
 from torch.nn import functional
 
+from esper.kasmina.transfer import bring
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -67,8 +69,8 @@ def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> It
     Yields:
         Inputs and their classes [B].
     """
-    order = torch.randperm(len(dataset.train_y), generator=generator).to(dataset.train_y.device)
-    for index in torch.split(order, batch_size):
+    order = torch.randperm(len(dataset.train_y), generator=generator)
+    for index in bring(order, dataset.train_y.device).split(batch_size):
         yield take(dataset.train_x, index), take(dataset.train_y, index)
 
 
@@ -91,15 +93,15 @@ def augment(x: Num[Tensor, B * shape], kind: Augmentation, generator: torch.Gene
     Raises:
         ValueError: If something other than images should be augmented.
     """
-    index = draw_variation(x.shape, kind, generator)
-    return x if index is None else vary(x, index)
+    moves = draw_moves(x.shape, kind, generator)
+    return x if moves is None else move(x, moves)
 
 
-def draw_variation(shape: Sequence[int], kind: Augmentation, generator: torch.Generator) -> Tensor | None:
-    """Where each pixel of a batch of images [B, C, H, W] shall come from.
+def draw_moves(shape: Sequence[int], kind: Augmentation, generator: torch.Generator) -> Tensor | None:
+    """Where the window of each of a batch of images [B, C, H, W] shall begin in the padded image, and whether it is mirrored.
 
     Returns:
-        [B, H·W] positions in the padded image, on the CPU; None if nothing is to change.
+        [B, 2] first rows and columns, or [B, 3] with 1 where an image is mirrored, on the CPU; None if nothing is to change.
 
     Raises:
         ValueError: If something other than images should be augmented.
@@ -108,28 +110,24 @@ def draw_variation(shape: Sequence[int], kind: Augmentation, generator: torch.Ge
         return None
     if len(shape) != 4:
         raise ValueError(f"augmentation {kind!r} is for images [B, C, H, W], got {list(shape)}; use 'none'")
-    num, _, height, width = shape
-    rows = _shifted(num, height, generator)
-    columns = _shifted(num, width, generator)
+    num, _, *sizes = shape
+    moves = [torch.randint(0, 2 * _margin(size) + 1, (num, 1), generator=generator) for size in sizes]
     if kind == "crop_flip":
-        mirrored = torch.rand(num, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    return (rows[:, :, None] * (width + 2 * _margin(width)) + columns[:, None, :]).view(num, height * width)
+        moves.append((torch.rand(num, 1, generator=generator) < 0.5).long())
+    return torch.cat(moves, dim=1)
 
 
-def vary(x: Tensor, index: Tensor) -> Tensor:
-    """Move the pixels of images [B, C, H, W] as `draw_variation` says."""
+def move(x: Tensor, moves: Tensor) -> Tensor:
+    """Cut images [B, C, H, W] anew as `draw_moves` says; nothing but the images' own device is used."""
     num, channels, height, width = x.shape
+    moves = moves.to(x.device)
+    rows, columns = (moves[:, axis, None] + torch.arange(size, device=x.device) for axis, size in enumerate((height, width)))
+    if moves.shape[1] > 2:
+        columns = torch.where(moves[:, 2:] > 0, columns.flip(1), columns)
+    index = rows[:, :, None] * (width + 2 * _margin(width)) + columns[:, None, :]
     padded = functional.pad(x, (_margin(width), _margin(width), _margin(height), _margin(height)))
-    source = index.to(x.device).view(num, 1, height * width).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, source).view_as(x)
+    return padded.flatten(2).gather(2, index.view(num, 1, height * width).expand(-1, channels, -1)).view_as(x)
 
 
 def _margin(size: int) -> int:
     return max(1, round(size * SHIFT_FRAC))
-
-
-def _shifted(num: int, size: int, generator: torch.Generator) -> Tensor:
-    """Indices [num, size] of windows into an axis that is padded on both sides."""
-    start = torch.randint(0, 2 * _margin(size) + 1, (num, 1), generator=generator)
-    return start + torch.arange(size)

@@ -5,7 +5,7 @@ import torch
 
 from esper.leyline.rng import SeedTree
 from esper.tolaria.data import Augmentation, Dataset, augment, batches, take
-from esper.tolaria.engine.batching import CACHED_BYTES, join, training_batch
+from esper.tolaria.engine.batching import CACHED_BYTES, join, training_batches
 from esper.tolaria.tasks.stored import StandardisedImages, StoredRows
 
 SEEDS = SeedTree(3, ("batching",))
@@ -25,20 +25,23 @@ def test_every_member_gets_the_batch_of_its_own_engine(size: int, augmentation: 
     is_large = num_members * 12 * 3 * size * size * 4 > CACHED_BYTES
     assert is_large == (size == 48)
     orders = torch.stack([torch.randperm(count, generator=SEEDS.child("order", member).torch()) for member in range(num_members)])
-    x, y = training_batch(datasets, orders[:, :12], [SEEDS.child("moves", member).torch() for member in range(num_members)])
-    for member, data in enumerate(datasets):
-        own_x, own_y = next(batches(data, 12, SEEDS.child("order", member).torch()))
-        assert torch.equal(x[member], augment(own_x, augmentation, SEEDS.child("moves", member).torch()))
-        assert torch.equal(y[member], own_y)
+    joined = training_batches(datasets, orders, 12, [SEEDS.child("moves", member).torch() for member in range(num_members)])
+    walks = [batches(data, 12, SEEDS.child("order", member).torch()) for member, data in enumerate(datasets)]
+    sources = [SEEDS.child("moves", member).torch() for member in range(num_members)]
+    for (x, y), *own in zip(joined, *walks, strict=True):
+        for member, (own_x, own_y) in enumerate(own):
+            assert torch.equal(x[member], augment(own_x, augmentation, sources[member]))
+            assert torch.equal(y[member], own_y)
 
 
 def test_tokens_and_vectors_are_joined_as_they_are() -> None:
     for x in (torch.arange(60).view(10, 6), torch.randn(10, 6)):
         data = Dataset(x, torch.arange(10), x, torch.arange(10), x, torch.arange(10), num_classes=10, kind="vector")
         index = torch.tensor([[3, 1], [0, 9]])
-        joined, labels = training_batch([data, data], index, [])
-        assert torch.equal(joined, x[index])
-        assert torch.equal(labels, index)
+        sources = [SEEDS.child("moves", member).torch() for member in range(2)]
+        first, second = training_batches([data, data], index, 1, sources)
+        assert torch.equal(torch.cat([first[0], second[0]], dim=1), x[index])
+        assert torch.equal(torch.cat([first[1], second[1]], dim=1), index)
 
 
 def test_large_images_are_joined_with_samples_innermost_in_memory() -> None:

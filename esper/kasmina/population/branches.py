@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.kasmina.population.seeds import SeedRunner
+from esper.kasmina.transfer import bring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +65,7 @@ class Branches:
         forks = self._forks(slot, runners)
         sources = [fork.source for fork in forks]
         if sources != list(range(len(self.rows))):
-            h = h.index_select(0, torch.tensor(sources, device=h.device))
+            h = h.index_select(0, bring(torch.tensor(sources), h.device))
         self.rows = [fork.row for fork in forks]
         counts = [sum(fork.runner is runner for fork in forks) for runner in (None, *runners)]
         passed, *parts = h.split(counts)
@@ -82,7 +83,7 @@ class Branches:
             return h
         order = sorted(range(len(members)), key=members.__getitem__)
         self.rows = [self.rows[i] for i in order]
-        return h.index_select(0, torch.tensor(order, device=h.device))
+        return h.index_select(0, bring(torch.tensor(order), h.device))
 
     def rows_of_configurations(self) -> list[list[int]]:
         """For every member, the row of each of its configurations."""
@@ -122,5 +123,5 @@ def _run(runner: SeedRunner, h: Tensor, tensors: Sequence[Tensor], members: Sequ
     if tuple(members) == own:
         return runner.run(h, tensors)
     rows = [own.index(member) for member in members]
-    index = torch.tensor(rows, device=h.device)
+    index = bring(torch.tensor(rows), h.device)
     return runner.run(h, [tensor.index_select(0, index) for tensor in tensors], rows)

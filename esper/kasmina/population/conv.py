@@ -88,6 +88,9 @@ class _Taps:
         self._room = planes.new_zeros(self._at_once, k * C, length)
         first = k // 2 * W * B
         self._rows = self._room[:, :, first : first + H * W * B].view(self._at_once, k, C, H, W, B)
+        self._size = 0
+        self._places: list[tuple[Tensor, int]] = []
+        self._windows: list[Tensor] = []
 
     def turns(self) -> Iterator[slice]:
         """Members that are looked at together."""
@@ -95,12 +98,20 @@ class _Taps:
 
     def look(self, planes: Tensor) -> list[Tensor]:
         """What each vertical tap sees, [members, k · C, columns]; valid until the next look."""
-        size, W, r = len(planes), planes.shape[3], self._k // 2
-        for j in range(self._k):
-            first, last = max(0, r - j), min(W, W + r - j)
-            if first < last:
-                self._rows[:size, j, :, :, first:last] = planes[:, :, :, first + j - r : last + j - r]
-        return [self._room[:size, :, i * self._step : i * self._step + self._columns] for i in range(self._k)]
+        size, W = len(planes), planes.shape[3]
+        if size != self._size:
+            self._arrange(size, W)
+        for place, step in self._places:
+            place.copy_(planes.narrow(3, max(0, step), W - abs(step)))
+        return self._windows
+
+    def _arrange(self, size: int, W: int) -> None:
+        """Find the places to copy to, with the step of each tap, and the windows, where so many members are looked at."""
+        r, rows, room = self._k // 2, self._rows[:size], self._room[:size]
+        steps = [step for step in range(-r, self._k - r) if abs(step) < W]
+        self._places = [(rows.select(1, step + r).narrow(3, max(0, -step), W - abs(step)), step) for step in steps]
+        self._windows = [room.narrow(2, i * self._step, self._columns) for i in range(self._k)]
+        self._size = size
 
 
 class _Sums:

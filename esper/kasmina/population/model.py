@@ -18,6 +18,7 @@ from esper.kasmina.population.seeds import SeedRunner, Surroundings, no_surround
 from esper.kasmina.population.stack import StackPlan
 from esper.kasmina.population.storage import Block, Storage
 from esper.kasmina.slot import Manner
+from esper.kasmina.transfer import bring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,8 @@ class Population:
         self._host_plan = StackPlan(models[0].get_submodule("host"))
         self._likeness = _likeness(models)
         self._runners = [tuple(SeedRunner(cell, models[0].host.family, host.ops) for cell in cells) for cells in find_cells(models)]
+        device = next(models[0].parameters()).device
+        self._lines = [_Line(runners, len(models), device) for runners in self._runners]
         self._slots_behind: dict[int, list[int]] = {}
         for index, slot in enumerate(models[0].seed_slots):
             self._slots_behind.setdefault(slot.spec.segment, []).append(index)
@@ -94,7 +97,7 @@ class Population:
         def visit(segment: int, h: Tensor) -> Tensor:
             for slot in self._slots_behind.get(segment, ()):
                 if self._runners[slot]:
-                    h = self._grow(h, self._runners[slot], tensors[slot], surroundings)
+                    h = self._grow(h, slot, tensors[slot], surroundings)
             return h
 
         layers = self._host_plan.bind(host)
@@ -148,7 +151,7 @@ class Population:
             members = branches.members
             if members == list(range(len(self.models))):
                 return self._host_plan.bind(host)
-            index = torch.tensor(members, device=x.device)
+            index = bring(torch.tensor(members), x.device)
             return self._host_plan.bind([tensor.index_select(0, index) for tensor in host])
 
         with self._evaluating():
@@ -175,16 +178,40 @@ class Population:
                 stack.enter_context(evaluating(module))
             yield
 
-    def _grow(self, h: Tensor, runners: Sequence[SeedRunner], tensors: Sequence[Sequence[Tensor]], surroundings: Surroundings) -> Tensor:
+    def _grow(self, h: Tensor, slot: int, tensors: Sequence[Sequence[Tensor]], surroundings: Surroundings) -> Tensor:
         """Run the seeds behind one slot, and pass the members by that have none."""
-        size = len(self.models)
-        taken = [member for runner in runners for member in runner.cell.members]
-        order = taken + sorted(set(range(size)) - set(taken))
-        sizes = [len(runner.cell.members) for runner in runners] + [size - len(taken)]
-        *parts, passed = _reorder(h, order).split(sizes)
+        runners, line = self._runners[slot], self._lines[slot]
+        *parts, passed = line.arrange(h).split(line.sizes)
         grown = [runner.run(part, own, surroundings=surroundings) for runner, part, own in zip(runners, parts, tensors, strict=True)]
-        joined = torch.cat([*grown, passed]) if len(taken) < size else (torch.cat(grown) if len(grown) > 1 else grown[0])
-        return _reorder(joined, sorted(range(size), key=order.__getitem__))
+        joined = torch.cat([*grown, passed]) if len(passed) else (torch.cat(grown) if len(grown) > 1 else grown[0])
+        return line.restore(joined)
+
+
+class _Line:
+    """The members in the order in which the seeds of a slot run, and back.
+
+    Args:
+        runners: Those of the slot.
+        num_members: Of the population; those without a seed stand last.
+        device: Where values are.
+    """
+
+    def __init__(self, runners: Sequence[SeedRunner], num_members: int, device: torch.device) -> None:
+        taken = [member for runner in runners for member in runner.cell.members]
+        order = taken + sorted(set(range(num_members)) - set(taken))
+        self.sizes = [len(runner.cell.members) for runner in runners] + [num_members - len(taken)]
+        """Members of every runner, and those without a seed."""
+        back = sorted(range(num_members), key=order.__getitem__)
+        is_in_order = order == sorted(order)
+        self._orders = None if is_in_order else tuple(bring(torch.tensor(own), device) for own in (order, back))
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Rows as the seeds run."""
+        return x if self._orders is None else _reordered(x, *self._orders)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Rows in member order."""
+        return x if self._orders is None else _reordered(x, *reversed(self._orders))
 
 
 def find_obstacle(model: MorphogeneticModel) -> str | None:
@@ -201,21 +228,18 @@ class _Reordered(torch.autograd.Function):
     """Rows in another order; the gradient takes the way back without adding anything up."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.back = back
         return x.index_select(0, order)
 
     @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
-        (order,) = ctx.saved_tensors
-        return grad[0].index_select(0, torch.argsort(order)), None
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad[0].index_select(0, ctx.back), None, None
 
 
-def _reorder(x: Tensor, order: Sequence[int]) -> Tensor:
-    if list(order) == list(range(len(order))):
-        return x
-    ordered: Tensor = _Reordered.apply(x, torch.tensor(order, device=x.device))  # type: ignore[no-untyped-call]
-    return ordered
+def _reordered(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    y: Tensor = _Reordered.apply(x, order, back)  # type: ignore[no-untyped-call]
+    return y
 
 
 def _likeness(models: Sequence[MorphogeneticModel]) -> Likeness:

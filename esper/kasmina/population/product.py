@@ -16,6 +16,8 @@ from torch import Tensor
 
 ALIGNMENT_BYTES = 64
 """One cache line; the largest vector register is no longer."""
+SMALLEST_BLAS_PRODUCT = 400
+"""Multiplications from which on torch hands the products of a batch to BLAS, where those of single matrices always go."""
 UNROLLED_BYTES = 128
 """Two vector registers. Element-wise kernels work in such blocks, and what remains is computed, and rounded, otherwise."""
 
@@ -36,8 +38,11 @@ def multiply(a: Float[Tensor, "K M C"], b: Float[Tensor, "K C N"], plus: Tensor 
     if not a.is_cpu or M * N * a.element_size() % ALIGNMENT_BYTES == 0:
         return torch.bmm(a, b) if plus is None else torch.baddbmm(plus, a, b)
     y = make_room(a, (K, M, N))
-    for left, right, out in zip(a.unbind(0), b.unbind(0), y.unbind(0), strict=True):
-        torch.mm(left, right, out=out)
+    if M * a.shape[2] * N >= SMALLEST_BLAS_PRODUCT:
+        torch.bmm(a, b, out=y)
+    else:
+        for left, right, out in zip(a.unbind(0), b.unbind(0), y.unbind(0), strict=True):
+            torch.mm(left, right, out=out)
     return y if plus is None else y.add_(plus)
 
 

@@ -14,6 +14,7 @@ from esper.kasmina.model import BlueprintError
 from esper.kasmina.population.cells import Cell, own_parameters, runs_of_manners
 from esper.kasmina.population.stack import StackPlan
 from esper.kasmina.slot import SeedSlot, mix_in, seed_input
+from esper.kasmina.transfer import bring
 from esper.leyline.layer_ops import LayerOps, Stackable
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from esper.leyline.host import HostFamily
 
+MAX_ALPHAS = 64
+"""How many choices of members' alphas are remembered by a cell."""
 Surroundings = Callable[[int], AbstractContextManager[None]]
 """What surrounds the forward pass of a member's own module, as its source of random numbers."""
 
@@ -46,6 +49,7 @@ class SeedRunner:
         self._num_seed_tensors = len(own_parameters(seed, cell))
         self._seed = _formula(seed, ops) if _is_stackable(seed, self._num_seed_tensors) else None
         self._gate = _formula(gate[0], ops) if gate else None
+        self._alphas: dict[tuple[float, ...], float | Tensor] = {}
 
     @property
     def own_modules(self) -> tuple[nn.Module, ...]:
@@ -77,7 +81,7 @@ class SeedRunner:
         mixed, first = [], 0
         for part, s, source, (manner, count) in zip(parts, seeds, sources, runs, strict=True):
             last = first + count
-            alpha = _alpha([place.alpha for place in places[first:last]], h)
+            alpha = self._alpha(tuple(place.alpha for place in places[first:last]), h)
             gate = None if self._gate is None else partial(self._gate, [tensor[first:last] for tensor in gates])
             mixed.append(mix_in(part, s, source, gate, alpha=alpha, manner=manner))
             first = last
@@ -109,6 +113,18 @@ class SeedRunner:
                 raise self._failure(place, x, error) from error
         return value.permute(1, 2, 3, 0) if self._family == "cnn" else value
 
+    def _alpha(self, alphas: tuple[float, ...], h: Tensor) -> float | Tensor:
+        """One number where all agree, else one per member that broadcasts over `h`; both rounded alike, and known until one moves."""
+        known = self._alphas.get(alphas)
+        if known is None:
+            rounded = torch.tensor(alphas, dtype=h.dtype)
+            is_one = len(set(alphas)) == 1
+            known = float(rounded.numpy()[0]) if is_one else bring(rounded.view(-1, *[1] * (h.ndim - 1)), h.device)
+            if len(self._alphas) == MAX_ALPHAS:
+                self._alphas.clear()
+            self._alphas[alphas] = known
+        return known
+
     def _failure(self, place: SeedSlot, x: Tensor, error: Exception) -> BlueprintError:
         return BlueprintError(self.cell.blueprint_id, place.spec.slot_id, f"running on a value {list(x.shape)}", repr(error))
 
@@ -116,15 +132,6 @@ class SeedRunner:
 def _joined(sources: Sequence[Tensor]) -> Tensor:
     """What the seeds are given, as a tensor of its own: its gradient adds up apart, so that it rounds as in any company."""
     return torch.cat(list(sources)) if len(sources) > 1 else sources[0].view_as(sources[0])
-
-
-def _alpha(alphas: Sequence[float], h: Tensor) -> float | Tensor:
-    """One number where all agree, else one per member that broadcasts over `h`; both rounded alike."""
-    rounded = torch.tensor(alphas, dtype=h.dtype)
-    if len(set(alphas)) == 1:
-        number: float = rounded[:1].numpy().item()  # a tensor's own `item` would look like waiting for a device
-        return number
-    return rounded.view(-1, *[1] * (h.ndim - 1)).to(h.device)
 
 
 def _is_stackable(module: nn.Module, num_own: int) -> bool:

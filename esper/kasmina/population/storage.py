@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.population.columns import Column, cut, make_columns
 from esper.kasmina.population.product import ALIGNMENT_BYTES
+from esper.kasmina.transfer import bring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +87,12 @@ class Storage:
         self.num_learning = sum(self._widths)
         self.leaf = self.flat[: self.num_learning].detach().requires_grad_()
         """What is trained, as a leaf for autograd."""
+        self._columns = _columns(self.blocks)
+        self._num_learning_columns = sum(len(block.shapes) for block in self.blocks if block.learns)
+        self._resting = [column.of(self.flat) for column in self._columns[self._num_learning_columns :]]
+        self._learning_blocks = [block for block in self.blocks if block.learns and block.size]
+        self._members = [bring(torch.tensor(block.members), self.flat.device) for block in self._learning_blocks]
+        self._handed: tuple[Tensor, list[Tensor]] | None = None
 
     def is_in_use(self) -> bool:
         """Whether the parameters are still views of it; casting a module, or another storage, takes them away."""
@@ -104,35 +112,48 @@ class Storage:
 
     def cut(self, learning: Tensor) -> list[list[Tensor]]:
         """The same of any tensor in the place of `leaf`, as of a gradient; blocks that do not learn are what they are."""
-        sizes = [block.size for block in self.blocks]
-        split = sum(block.learns for block in self.blocks)
-        pieces = [*learning.split(sizes[:split]), *self.flat[self.num_learning :].split(sizes[split:])]
+        pieces = iter([*cut(learning, self._columns[: self._num_learning_columns]), *self._resting])
         tensors: list[list[Tensor]] = [[] for _ in self.blocks]
-        for i, block, piece in zip(self._order, self.blocks, pieces, strict=True):
-            tensors[i] = _columns(piece, block)
+        for i, block in zip(self._order, self.blocks, strict=True):
+            tensors[i] = [next(pieces) for _ in block.rows[0]]
         return tensors
 
     def hand_out(self, gradient: Tensor) -> None:
-        """Give every parameter that learns its part of a gradient with respect to `leaf`."""
-        for parameter, part in zip(self._learning, self.parts(gradient), strict=True):
+        """Give every parameter that learns its part of a gradient with respect to `leaf`, until the next one is handed out."""
+        if self._handed is None:
+            whole = torch.empty_like(gradient)
+            self._handed = whole, self.parts(whole)
+        whole, parts = self._handed
+        whole.copy_(gradient)
+        for parameter, part in zip(self._learning, parts, strict=True):
             parameter.grad = part
 
     def square_sums(self, values: Tensor, num_members: int) -> Tensor:
         """Sum of squares of what belongs to each member, [K], of a tensor shaped as `leaf`."""
         total = values.new_zeros(num_members)
-        for block, piece in self._learning_blocks(values):
-            index = torch.tensor(block.members, device=values.device)
-            total.index_add_(0, index, piece.view(len(block.rows), -1).square().sum(1))
+        for members, piece in self._by_member(values):
+            total.index_add_(0, members, piece.square().sum(1))
         return total
 
     def scale(self, values: Tensor, factors: Tensor) -> None:
         """Multiply, in place, what belongs to each member by its factor [K]."""
-        for block, piece in self._learning_blocks(values):
-            piece.view(len(block.rows), -1).mul_(factors[list(block.members), None])
+        for members, piece in self._by_member(values):
+            piece.mul_(factors.index_select(0, members)[:, None])
 
-    def _learning_blocks(self, values: Tensor) -> list[tuple[Block, Tensor]]:
-        learning = [block for block in self.blocks if block.learns and block.size]
-        return list(zip(learning, values.split([block.size for block in learning]), strict=True))
+    def _by_member(self, values: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Of every block that learns, its members [rows] and what belongs to them [rows, numbers]."""
+        pieces = values.split([block.size for block in self._learning_blocks])
+        rows = (piece.view(len(block.rows), -1) for block, piece in zip(self._learning_blocks, pieces, strict=True))
+        return list(zip(self._members, rows, strict=True))
+
+
+def _columns(blocks: Sequence[Block]) -> list[Column]:
+    columns: list[Column] = []
+    start = 0
+    for block in blocks:
+        columns += make_columns(len(block.rows), block.shapes, block.widths, start=start)
+        start += block.size
+    return columns
 
 
 def _whole_lines(parameter: Tensor) -> int:
@@ -154,15 +175,3 @@ def _views(values: Tensor, like: Sequence[Tensor], widths: Sequence[int]) -> lis
     """Views of what is reserved in `values` for tensors, each in the shape of its own."""
     pieces = values.split(list(widths))
     return [piece[: tensor.numel()].view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
-
-
-def _columns(piece: Tensor, block: Block) -> list[Tensor]:
-    """Cut rows [n · row_size] into one tensor [n, *shape] a parameter."""
-    if not block.size:
-        return []
-    rows, shapes, widths = piece.view(len(block.rows), block.row_size), block.shapes, block.widths
-    if len(shapes) == 1 and shapes[0].numel() == block.row_size:
-        return [rows.view(len(block.rows), *shapes[0])]
-    cuts = [cut for shape, width in zip(shapes, widths, strict=True) for cut in (shape.numel(), width - shape.numel())]
-    columns = rows.split(cuts, dim=1)[::2]
-    return [column.unflatten(1, shape) if len(shape) else column.squeeze(1) for column, shape in zip(columns, shapes, strict=True)]

@@ -7,38 +7,86 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from esper.tolaria.data import augment, draw_variation, take, vary
+from esper.kasmina.transfer import bring
+from esper.tolaria.data import draw_moves, move, take
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from esper.tolaria.data import Dataset
 
 CACHED_BYTES = 1 << 20
 """Samples that fill no more are joined in one go: about a core's own cache."""
+EPOCH_BYTES = 1 << 22
+"""Samples that fill no more are taken for a whole epoch at once."""
+GPU_EPOCH_BYTES = 1 << 30
 
 
-def training_batch(datasets: Sequence[Dataset], index: Tensor, variations: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-    """One augmented batch of every member.
+def training_batches(
+    datasets: Sequence[Dataset], orders: Tensor, batch_size: int, generators: Sequence[torch.Generator]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented batches of every member, one after another; nothing is brought to the data's device after the first.
 
     Args:
         datasets: The members' data, of one shape.
-        index: [K, B] which training samples.
-        variations: Every member's source of augmentation.
+        orders: [K, N] which training samples, on the CPU.
+        batch_size: Samples of a member in a batch; the last one holds what remains.
+        generators: Every member's source of augmentation.
 
-    Returns:
+    Yields:
         Inputs [K, B, …] and labels [K, B] or [K, B, T].
     """
-    labels = torch.stack([take(data.train_y, own) for data, own in zip(datasets, index, strict=True)])
-    kind = datasets[0].augmentation
-    size, count = datasets[0].train_x.shape[1:].numel(), index.shape[1]
-    if _fits(datasets[0].train_x, len(datasets) * count * size):
-        x = torch.stack([take(data.train_x, own) for data, own in zip(datasets, index, strict=True)])
-        drawn = [draw_variation(x.shape[1:], kind, generator) for generator in variations]
-        moves = [one for one in drawn if one is not None]
-        return (vary(x.flatten(0, 1), torch.cat(moves)).view_as(x) if moves else x), labels
-    parts = (augment(take(data.train_x, own), kind, source) for data, own, source in zip(datasets, index, variations, strict=True))
-    return join(parts, len(datasets)), labels
+    first = datasets[0]
+    sizes = [len(part) for part in orders[0].split(batch_size)]
+    drawn = [moves_of_an_epoch(first, sizes, generator) for generator in generators]
+    moves = bring(torch.stack([own for own in drawn if own is not None]), first.train_y.device) if drawn[0] is not None else None
+    orders = bring(orders, first.train_y.device)
+    labels = torch.stack([take(data.train_y, own) for data, own in zip(datasets, orders, strict=True)])
+    num_bytes = orders.numel() * first.train_x.shape[1:].numel() * first.train_x.element_size()
+    fits = (moves is None and num_bytes <= EPOCH_BYTES) if orders.is_cpu else num_bytes <= GPU_EPOCH_BYTES
+    inputs = torch.stack([take(data.train_x, own) for data, own in zip(datasets, orders, strict=True)]) if fits else None
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        own_moves = None if moves is None else moves[:, part]
+        if inputs is None:
+            yield _joined_batch(datasets, orders[:, part], own_moves), labels[:, part]
+        else:
+            yield _moved(inputs[:, part], own_moves), labels[:, part]
+        start += size
+
+
+def moves_of_an_epoch(dataset: Dataset, sizes: Sequence[int], generator: torch.Generator) -> Tensor | None:
+    """How every sample of an epoch is augmented, drawn batch by batch; None if nothing is to change.
+
+    Args:
+        dataset: Says what to do.
+        sizes: Samples of every batch.
+        generator: CPU generator.
+
+    Returns:
+        [N, 2 or 3], on the CPU; see `draw_moves`.
+    """
+    shape = dataset.train_x.shape[1:]
+    moves = [draw_moves((size, *shape), dataset.augmentation, generator) for size in sizes]
+    drawn = [own for own in moves if own is not None]
+    return torch.cat(drawn) if drawn else None
+
+
+def _joined_batch(datasets: Sequence[Dataset], index: Tensor, moves: Tensor | None) -> Tensor:
+    """Samples at `index` [K, B] of every member, moved."""
+    like = datasets[0].train_x
+    parts = (take(data.train_x, own) for data, own in zip(datasets, index, strict=True))
+    if _fits(like, index.numel() * like.shape[1:].numel()):
+        return _moved(torch.stack(list(parts)), moves)
+    if moves is None:
+        return join(parts, len(datasets))
+    return join((move(part, own) for part, own in zip(parts, moves, strict=True)), len(datasets))
+
+
+def _moved(x: Tensor, moves: Tensor | None) -> Tensor:
+    """Images [K, B, C, H, W] as `moves` [K, B, 2 or 3] say; without them anything as it is."""
+    return x if moves is None else move(x.flatten(0, 1), moves.flatten(0, 1)).view_as(x)
 
 
 def join(parts: Iterable[Tensor], num_members: int) -> Tensor:

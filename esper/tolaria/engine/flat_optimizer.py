@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from esper.kasmina.transfer import bring
 from esper.tolaria.engine.sequential import make_optimizer
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ class FlatOptimizer:
         for segment, (start, stop, count) in zip(self._segments, self._bounds, strict=True):
             state = {name: moment[start:stop] for name, moment in flat.items()}
             if self._has_steps:
-                state[STEP] = torch.tensor(float(count), device=segment.device)
+                state[STEP] = bring(torch.tensor(float(count)), segment.device)
             self._optimizer.state[segment] = state
+        self._written: list[tuple[dict[str, Any], tuple[Tensor, int]]] = []
+        """Steps as they were told, and how often they had been changed then: reading them would wait for a GPU."""
         self._write_counts()
 
     def is_in_step(self) -> bool:
@@ -60,7 +63,7 @@ class FlatOptimizer:
         held = zip(self._owned, self._states, strict=True)
         if any(optimizer.state.get(parameter) is not state for (optimizer, parameter), state in held):
             return False
-        return not self._has_steps or _steps(self._states) == self._counts
+        return all(state.get(STEP) is count and count._version == version for state, (count, version) in self._written)
 
     def step(self, gradient: Tensor, learning_rate: float) -> None:
         """Update every member's parameters by its part of a gradient with respect to the storage's leaf."""
@@ -82,9 +85,10 @@ class FlatOptimizer:
 
     def _write_counts(self) -> None:
         if self._has_steps:
-            counts = torch.tensor(self._counts, dtype=torch.float32, device=self._segments[0].device).unbind()
+            counts = bring(torch.tensor(self._counts, dtype=torch.float32), self._segments[0].device).unbind()
             for state, count in zip(self._states, counts, strict=True):
                 state[STEP] = count
+            self._written = [(state, (count, count._version)) for state, count in zip(self._states, counts, strict=True)]
 
 
 def _runs(counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from esper.kasmina.gradients import gradient_norms
 from esper.kasmina.population.model import Population
 from esper.kasmina.population.probe import probe_population
+from esper.kasmina.transfer import bring
 from esper.tolaria.engine.base import EpochResult, Evaluation, EvaluationSplit
-from esper.tolaria.engine.batching import join, training_batch
+from esper.tolaria.engine.batching import join, training_batches
 from esper.tolaria.engine.clock import StepClock
 from esper.tolaria.engine.flat_optimizer import FlatOptimizer
-from esper.tolaria.engine.sequential import learning_rate
+from esper.tolaria.engine.sequential import guesses, learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,39 +57,35 @@ class PopulationEngine:
         for member in self.members:
             if not member.model.training:
                 member.model.train()
-        batches = self._orders(epoch).split(first.plan.batch_size, dim=1)
-        variations = [member.seeds.child("augmentation", epoch).torch() for member in self.members]
-        datasets, streams = [member.dataset for member in self.members], _Streams(self.members, epoch)
+        num_batches, streams = -(-len(first.dataset.train_y) // first.plan.batch_size), _Streams(self.members, epoch)
         device = first.dataset.train_x.device
         total_loss, num_correct = torch.zeros(size, device=device), torch.zeros(size, dtype=torch.long, device=device)
         num_labels, num_steps, rate = 0, 0, first.plan.learning_rate
         optimizer, norms = self._own_optimizer(), None
         try:
             clock.lap()
-            for index in batches:
-                rate = learning_rate(first.config, first.plan, (epoch + num_steps / len(batches)) / first.plan.max_epochs)
-                x, y = training_batch(datasets, index, variations)
+            for x, y in self._batches(epoch):
+                rate = learning_rate(first.config, first.plan, (epoch + num_steps / num_batches) / first.plan.max_epochs)
                 clock.lap("transfer")
                 logits = self._population.forward(self._population.arrange(x), streams.of)
                 losses = _losses(logits, y).mean(1)
                 clock.lap("forward")
-                norms = self._update(optimizer, losses.sum(), clock, rate=rate, is_last=num_steps + 1 == len(batches))
+                norms = self._update(optimizer, losses.sum(), clock, rate=rate, is_last=num_steps + 1 == num_batches)
                 num_steps += 1
                 with torch.no_grad():
                     total_loss += losses.detach() * y[0].numel()
-                    num_correct += (logits.argmax(-1) == y).flatten(1).sum(1)
+                    num_correct += (guesses(logits) == y).flatten(1).sum(1)
                     num_labels += y[0].numel()
                 clock.lap()
         finally:
             optimizer.hand_back(num_steps, rate)
         assert norms is not None
-        for member in self.members:
-            member.model.observe_gradients()
+        self._observe_gradients()
         figures = torch.stack([total_loss.double() / num_labels, 100.0 * num_correct.double() / num_labels, norms.double()]).tolist()
         wall_sec, times = (time.perf_counter() - started) / size, clock.times()
         share = None if times is None else times.divided_by(size)
         return [
-            EpochResult(loss, accuracy, norm, learning_rate=rate, num_batches=len(batches), wall_sec=wall_sec, step_times=share)
+            EpochResult(loss, accuracy, norm, learning_rate=rate, num_batches=num_batches, wall_sec=wall_sec, step_times=share)
             for loss, accuracy, norm in zip(*figures, strict=True)
         ]
 
@@ -103,9 +102,9 @@ class PopulationEngine:
         for start in range(0, len(parts[0][0]), chunk):
             x, y = (join([part[i][start : start + chunk] for part in parts], len(parts)) for i in (0, 1))
             logits, places = self._population.evaluate(self._population.arrange(x), configurations)
-            owners = torch.tensor(_owners(places), device=y.device)
+            owners = bring(torch.tensor(_owners(places)), y.device)
             labels = y.index_select(0, owners)
-            hits.append((logits.argmax(-1) == labels).flatten(1))
+            hits.append((guesses(logits) == labels).flatten(1))
             losses.append(_losses(logits, labels))
         correct, count = torch.cat(hits, 1).sum(1), parts[0][1].numel()
         accuracies, means = (100.0 * correct / count).tolist(), torch.cat(losses, 1).mean(1).tolist()
@@ -141,11 +140,20 @@ class PopulationEngine:
             self._optimizer = FlatOptimizer(self._population.storage, optimizers, first.config, first.plan.learning_rate)
         return self._optimizer
 
-    def _orders(self, epoch: int) -> Tensor:
-        """Training samples in each member's order, [K, N]."""
+    def _observe_gradients(self) -> None:
+        """Let every member read its seeds' gradients, all of them measured at once."""
+        observing = [member.model for member in self.members if member.model.observes_gradients]
+        norms = gradient_norms(chain.from_iterable(model.parameters() for model in observing))
+        for model in observing:
+            model.observe_gradients(norms)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training samples in each member's order."""
         count = len(self.members[0].dataset.train_y)
         orders = [torch.randperm(count, generator=member.seeds.child("order", epoch).torch()) for member in self.members]
-        return torch.stack(orders).to(self.members[0].dataset.train_y.device)
+        generators = [member.seeds.child("augmentation", epoch).torch() for member in self.members]
+        datasets = [member.dataset for member in self.members]
+        return training_batches(datasets, torch.stack(orders), self.members[0].plan.batch_size, generators)
 
     def _update(self, optimizer: FlatOptimizer, loss: Tensor, clock: StepClock, *, rate: float, is_last: bool) -> Tensor | None:
         """Take one step; returns each member's gradient norm before clipping, where it is known or the step is the last."""
@@ -167,20 +175,31 @@ class _Streams:
 
     def __init__(self, members: Sequence[Engine], epoch: int) -> None:
         self._nodes = [member.seeds.child("layers", epoch) for member in members]
-        self._states: dict[int, Tensor] = {}
+        self._states: dict[int, list[Tensor]] = {}
+        device = members[0].dataset.train_y.device
+        self._gpus = [device] if device.type == "cuda" else []
 
     @contextmanager
     def of(self, member: int) -> Iterator[None]:
         """A block that draws where the member's last one ended; what it raises is told whose it is."""
         node = self._nodes[member]
-        with torch.random.fork_rng(devices=[]):
-            torch.random.set_rng_state(self._states[member] if member in self._states else node.torch().get_state())
+        with torch.random.fork_rng(devices=self._gpus):
+            if member in self._states:
+                self._write(self._states[member])
+            else:
+                torch.manual_seed(node.integer())
             try:
                 yield
             except Exception as error:
                 error.add_note(f"in the host whose randomness is {'/'.join(str(key) for key in node.path)}")
                 raise
-            self._states[member] = torch.random.get_rng_state()
+            self._states[member] = [torch.random.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in self._gpus)]
+
+    def _write(self, states: Sequence[Tensor]) -> None:
+        """Of the CPU's generator and of the GPU's, if there is one."""
+        torch.random.set_rng_state(states[0])
+        for gpu, state in zip(self._gpus, states[1:], strict=True):
+            torch.cuda.set_rng_state(state, gpu)
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
