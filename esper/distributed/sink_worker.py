@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.transport import InProcessTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from esper.distributed.build import TelemetryStore
+
+logger = logging.getLogger(__name__)
 
 POLL_SEC = 0.05
 """Pause after the queue was found empty."""
@@ -124,7 +128,12 @@ class SinkWorker:
     def _answer(self, store: TelemetryStore) -> None:
         while not self._requests.empty():
             question, answer = self._requests.get()
-            answer.set_result(question(store))
+            try:
+                answer.set_result(question(store))
+            except SinkUnavailableError as error:
+                logger.warning("a change of telemetry waits, its file cannot be written: %s", error)
+                self._requests.put((question, answer))
+                return
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

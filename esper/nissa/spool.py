@@ -26,6 +26,16 @@ class _Held:
     payload: bytes
     path: Path | None
     size_bytes: int
+    after: int | None = None
+    """The batch that it follows now, where another one is written in its bytes."""
+
+    def told(self) -> bytes:
+        """What is to be sent."""
+        payload = self.payload if self.path is None else self.path.read_bytes()
+        if self.after is None:
+            return payload
+        batch = decode(payload)
+        return encode(stamp(batch, replace(identity_of(batch), after=self.after)))
 
 
 class Spool:
@@ -85,10 +95,7 @@ class Spool:
 
     def peek(self, limit: int) -> list[bytes]:
         """The next waiting batches, oldest first."""
-        batches: list[bytes] = []
-        for held, _ in zip(self._waiting, range(limit), strict=False):
-            batches.append(held.payload if held.path is None else held.path.read_bytes())
-        return batches
+        return [held.told() for held, _ in zip(self._waiting, range(limit), strict=False)]
 
     def mark_sent(self, num: int) -> None:
         """Count the oldest `num` waiting batches as in flight."""
@@ -104,16 +111,8 @@ class Spool:
         """Count everything as waiting again, the oldest batch of `incarnation` as the one that follows `after`."""
         self.rewind()
         held = next((one for one in self._waiting if one.incarnation == incarnation), None)
-        if held is None:
-            return
-        batch = decode(held.payload if held.path is None else held.path.read_bytes())
-        payload = encode(stamp(batch, replace(identity_of(batch), after=after)))
-        if held.path is None:
-            held.payload = payload
-        else:
-            _write_atomically(held.path, payload)
-            self._used_bytes += len(payload) - held.size_bytes
-        held.size_bytes = len(payload)
+        if held is not None:
+            held.after = after
 
     def release(self, incarnation: int, seq: int) -> int:
         """Forget the batches of an incarnation up to and including `seq`.
@@ -171,13 +170,17 @@ class Spool:
             identity = identity_of(batch)
             after = previous.get(identity.incarnation, 0)
             previous[identity.incarnation] = identity.seq
-            payload = encode(stamp(batch, replace(identity, after=after)))
-            _write_atomically(path, payload)
-            self._waiting.append(_Held(identity.incarnation, identity.seq, b"", path, len(payload)))
-            self._used_bytes += len(payload)
+            held = _Held(identity.incarnation, identity.seq, b"", path, path.stat().st_size)
+            held.after = None if after == identity.after else after
+            self._waiting.append(held)
+            self._used_bytes += held.size_bytes
 
 
 def _write_atomically(path: Path, payload: bytes) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(payload)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(payload)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

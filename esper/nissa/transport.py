@@ -33,6 +33,7 @@ class InProcessTransport:
 
     def __init__(self, sink: DurableSink) -> None:
         self._sink = sink
+        self._is_refused = False
         self.num_refusals = 0
         """Times the sink was unavailable."""
 
@@ -42,8 +43,13 @@ class InProcessTransport:
             self._sink.write([decode(payload) for payload in batches])
         except SinkUnavailableError as error:
             self.num_refusals += 1
-            logger.warning("telemetry is held back, its sink is unavailable: %s", error)
+            if not self._is_refused:
+                logger.warning("telemetry is held back, its sink is unavailable: %s", error)
+            self._is_refused = True
             return False
+        if self._is_refused:
+            logger.warning("the sink of telemetry is available again")
+        self._is_refused = False
         return True
 
     def acknowledged(self, source: str, incarnation: int) -> int:

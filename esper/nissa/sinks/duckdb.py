@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,13 @@ from esper.leyline.telemetry.event import parse_event_type
 from esper.leyline.telemetry.schema import table_name
 from esper.nissa.marks import ABANDONED, HighWaterMarks
 from esper.nissa.sinks.base import SinkUnavailableError
+from esper.nissa.sinks.copies import Copy, copy_database, remove, smaller_copy
+from esper.nissa.sinks.opening import open_file
 from esper.nissa.sinks.tables import ensure_tables, event_tables, registered, stored_rows
 from esper.nissa.wire import encode, identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from esper.nissa.wire import BatchId
 
@@ -35,6 +36,15 @@ IN_MEMORY = Path(":memory:")
 """Stands for a file that is never written."""
 _UNSTORABLE = (pa.ArrowException, duckdb.DataError, duckdb.ProgrammingError, ValueError)
 """Errors that say that a batch does not fit its table."""
+_NO_ROOM = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException, duckdb.FatalException)
+"""Errors of a file that cannot be written: while rows are gathered, at the end of a transaction, and when the log is folded in."""
+_MARKS = "high_water_marks"
+_STORE_MARKS = """
+MERGE INTO high_water_marks AS stored USING "{incoming}" AS told
+ON stored.source = told.source AND stored.incarnation = told.incarnation
+WHEN MATCHED THEN UPDATE SET seq = told.seq, dropped_events = told.dropped_events
+WHEN NOT MATCHED THEN INSERT VALUES (told.source, told.incarnation, told.seq, told.dropped_events)
+"""
 _OWN_TABLES = (
     "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER, created_at TIMESTAMP)",
     "CREATE TABLE IF NOT EXISTS high_water_marks (source VARCHAR, incarnation BIGINT, seq BIGINT, dropped_events BIGINT)",
@@ -71,10 +81,13 @@ class DuckDBSink:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.quarantined_wal: Path | None = None
         """Where an unreadable write-ahead log was moved at opening; None if all was well."""
-        self._connection = self._open()
-        self._prepare(views)
-        rows = self._connection.execute("SELECT source, incarnation, seq FROM high_water_marks").fetchall()
-        self._marks = HighWaterMarks({(source, incarnation): seq for source, incarnation, seq in rows})
+        self._scratch = self._path.with_name(f"{self._path.name}.copy")
+        self._views = tuple(views)
+        self._newest_copy: Copy | None = None
+        self._is_broken = False
+        self._refusal: str | None = None
+        self._connection: Any = None
+        self._start()
 
     def fresh(self, batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
         """Those of `batches`, in order, that are neither stored yet nor ahead of a missing one."""
@@ -83,8 +96,9 @@ class DuckDBSink:
     def write(self, batches: Sequence[pa.RecordBatch]) -> None:
         """Store the fresh ones of `batches` in one transaction.
 
-        A batch that does not fit its table (a field changed its kind, the event type is unknown) is set aside in
-        `rejected_batches`, so that it can neither be lost nor hold up the others.
+        The first refusal is recorded in `incidents` as soon as the file can be written again. A batch that does not fit its
+        table (a field changed its kind, the event type is unknown) is set aside in `rejected_batches`, so that it can neither
+        be lost nor hold up the others.
 
         Raises:
             SinkUnavailableError: If the disk is full or the file cannot be written; nothing is stored then.
@@ -92,11 +106,15 @@ class DuckDBSink:
         fresh = self.fresh(batches)
         if not fresh:
             return
-        self._require_disk_space()
+        may_know_more = self._is_broken
         try:
-            self._store_fitting(fresh)
-        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise SinkUnavailableError(f"{self._path}: {error}") from error
+            self._require_disk_space()
+            with self._refusing():
+                self._store_fitting(self.fresh(fresh) if may_know_more else fresh)
+        except SinkUnavailableError as error:
+            self._refusal = self._refusal or str(error)
+            raise
+        self._refusal = None
 
     def high_water_mark(self, source: str, incarnation: int) -> int:
         """Highest stored sequence number of a producer; 0 if none."""
@@ -136,18 +154,22 @@ class DuckDBSink:
 
         Returns:
             Number of events deleted. Events about no group, such as signs of life, stay.
+
+        Raises:
+            SinkUnavailableError: If the file cannot be written; nothing is changed then.
         """
         num_deleted = 0
         key = [source, incarnation]
-        with self._transaction():
-            for table in event_tables():
-                deletion = f"DELETE FROM {table} WHERE producer = ? AND incarnation = ? AND seq > ? AND group_id LIKE '%/%' RETURNING 1"
-                num_deleted += len(self._connection.execute(deletion, [*key, after_seq]).fetchall())
-            if self._marks.mark(source, incarnation):
-                self._connection.execute("UPDATE high_water_marks SET seq = ? WHERE source = ? AND incarnation = ?", [ABANDONED, *key])
-            else:
-                self._connection.execute("INSERT INTO high_water_marks VALUES (?, ?, ?, 0)", [*key, ABANDONED])
-        self._marks.abandon(source, incarnation)
+        with self._refusing():
+            with self._transaction():
+                for table in event_tables():
+                    deletion = f"DELETE FROM {table} WHERE producer = ? AND incarnation = ? AND seq > ? AND group_id LIKE '%/%' RETURNING 1"
+                    num_deleted += len(self._connection.execute(deletion, [*key, after_seq]).fetchall())
+                if self._marks.mark(source, incarnation):
+                    self._connection.execute("UPDATE high_water_marks SET seq = ? WHERE source = ? AND incarnation = ?", [ABANDONED, *key])
+                else:
+                    self._connection.execute("INSERT INTO high_water_marks VALUES (?, ?, ?, 0)", [*key, ABANDONED])
+            self._marks.abandon(source, incarnation)
         return num_deleted
 
     def forget_groups(self, is_forgotten: Callable[[str], bool], *, before_incarnation: int) -> int:
@@ -159,18 +181,22 @@ class DuckDBSink:
 
         Returns:
             Number of events deleted.
+
+        Raises:
+            SinkUnavailableError: If the file cannot be written; nothing is changed then.
         """
-        num_deleted = 0
-        self._connection.execute("BEGIN")
+        doomed: dict[str, list[str]] = {}
         for table in event_tables():
-            groups = self._connection.execute(
-                f"SELECT DISTINCT group_id FROM {table} WHERE incarnation < ?", [before_incarnation]
-            ).fetchall()
-            doomed = [group for (group,) in groups if is_forgotten(group)]
-            if doomed:
-                deletion = f"DELETE FROM {table} WHERE incarnation < ? AND list_contains(?, group_id) RETURNING 1"
-                num_deleted += len(self._connection.execute(deletion, [before_incarnation, doomed]).fetchall())
-        self._connection.execute("COMMIT")
+            told = f"SELECT DISTINCT group_id FROM {table} WHERE incarnation < ?"
+            groups = [group for (group,) in self._connection.execute(told, [before_incarnation]).fetchall() if is_forgotten(group)]
+            if groups:
+                doomed[table] = groups
+        num_deleted = 0
+        if doomed:
+            with self._refusing(), self._transaction():
+                for table, groups in doomed.items():
+                    deletion = f"DELETE FROM {table} WHERE incarnation < ? AND list_contains(?, group_id) RETURNING 1"
+                    num_deleted += len(self._connection.execute(deletion, [before_incarnation, groups]).fetchall())
         return num_deleted
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
@@ -181,55 +207,78 @@ class DuckDBSink:
         finally:
             cursor.close()
 
+    def open_reader(self) -> Any:
+        """A further connection to the file, for a reader in another thread, who closes it before the file is closed.
+
+        Raises:
+            SinkUnavailableError: If the file is closed.
+        """
+        if self._connection is None:
+            raise SinkUnavailableError(f"{self._path} is closed")
+        return self._connection.cursor()
+
     def publish_snapshot(self, path: Path) -> Path:
         """Write a consistent copy of the file, visible to other processes all at once.
 
         Args:
-            path: Where readers look; an older snapshot is replaced, and readers that have it open keep the old one.
+            path: Where readers look, on the file's own disk; an older snapshot is replaced, and readers that have it open keep the
+                old one.
 
         Raises:
             SinkUnavailableError: If the disk has no room for a copy.
         """
         path = Path(path)
         self._require_disk_space(self._path.stat().st_size)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
+        with self._refusing():
+            copy_database(self._connection, self._scratch)
         try:
-            self._connection.execute(f"ATTACH '{_quoted(temporary)}' AS snapshot")
-            try:
-                main = self._connection.execute("SELECT current_database()").fetchall()[0][0]
-                self._connection.execute(f'COPY FROM DATABASE "{main}" TO snapshot')
-            finally:
-                self._connection.execute("DETACH snapshot")
-            os.replace(temporary, path)
-        except duckdb.IOException as error:
-            temporary.unlink(missing_ok=True)
+            os.replace(self._scratch, path)
+        except OSError as error:
+            remove(self._scratch)
             raise SinkUnavailableError(f"snapshot {path}: {error}") from error
+        self._newest_copy = Copy.of(path)
         return path
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file and release it."""
+        """Fold the write-ahead log into the file, free it of the gaps that many small writes have left, and release it.
+
+        Where the disk has no room for that, the log stays, and with it everything that was stored.
+        """
         if self._connection is None:
             return
-        self._connection.execute("CHECKPOINT")
+        compact = None
+        try:
+            self._connection.execute("CHECKPOINT")
+            if self._path != IN_MEMORY and self._has_room(self._path.stat().st_size):
+                compact = smaller_copy(self._connection, self._path, scratch=self._scratch, newest=self._newest_copy)
+        except _NO_ROOM as error:
+            logger.warning("%s keeps its log until it is opened again: %s", self._path, error)
         self._connection.close()
         self._connection = None
+        if compact is not None:
+            os.replace(compact, self._path)
 
-    def _open(self) -> Any:
-        wal = self._path.with_name(self._path.name + ".wal")
+    def _start(self) -> None:
+        self._connection, quarantined = open_file(self._path, self._scratch)
+        self.quarantined_wal = quarantined or self.quarantined_wal
+        self._prepare(self._views, quarantined)
+        rows = self._connection.execute("SELECT source, incarnation, seq FROM high_water_marks").fetchall()
+        self._marks = HighWaterMarks({(source, incarnation): seq for source, incarnation, seq in rows})
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Turn a file that cannot be written into a refusal; a database that gave itself up meanwhile is opened again first."""
         try:
-            return duckdb.connect(str(self._path))
-        except duckdb.Error as error:
-            if not (wal.exists() and "WAL" in str(error)):
-                raise SinkUnavailableError(f"{self._path} cannot be opened for writing: {error}") from error
-            self.quarantined_wal = wal.with_name(f"{wal.name}.corrupt-{time.time_ns()}")
-            wal.rename(self.quarantined_wal)
-            logger.error(
-                "%s had an unreadable log; it is kept as %s and its last rows are missing: %s", self._path, self.quarantined_wal, error
-            )
-        return duckdb.connect(str(self._path))
+            if self._is_broken:
+                self._connection.close()
+                self._start()
+                self._is_broken = False
+            yield
+        except _NO_ROOM as error:
+            self._is_broken = self._is_broken or isinstance(error, duckdb.FatalException)
+            raise SinkUnavailableError(f"{self._path}: {error}") from error
 
-    def _prepare(self, views: Sequence[str]) -> None:
+    def _prepare(self, views: Sequence[str], quarantined: Path | None) -> None:
         connection = self._connection
         for statement in _OWN_TABLES:
             connection.execute(statement)
@@ -239,21 +288,20 @@ class DuckDBSink:
         elif row[0] > SCHEMA_VERSION:
             connection.close()
             raise SinkUnavailableError(f"{self._path} has schema version {row[0]}; this Esper writes {SCHEMA_VERSION}; use the newer one")
-        if self.quarantined_wal is not None:
-            connection.execute("INSERT INTO incidents VALUES (now()::TIMESTAMP, 'unreadable_wal', ?)", [str(self.quarantined_wal)])
+        if quarantined is not None:
+            connection.execute("INSERT INTO incidents VALUES (now()::TIMESTAMP, 'unreadable_wal', ?)", [str(quarantined)])
         self._known_columns = ensure_tables(connection, event_tables())
         connection.execute("BEGIN; " + "; ".join([*views, "COMMIT"]))
         connection.execute("CHECKPOINT")
 
-    def _widen(self, parts: Mapping[str, Sequence[pa.Table]]) -> None:
-        schemas = {
-            table: pa.unify_schemas([rows.schema for rows in tables], promote_options="permissive") for table, tables in parts.items()
-        }
-        narrow = {table: schema for table, schema in schemas.items() if not self._known_columns[table] >= set(schema.names)}
+    def _widen(self, tables: Mapping[str, pa.Table]) -> None:
+        narrow = {table: rows.schema for table, rows in tables.items() if not self._known_columns[table] >= set(rows.schema.names)}
         if narrow:
             self._known_columns |= ensure_tables(self._connection, narrow)
 
     def _store_fitting(self, batches: Sequence[pa.RecordBatch]) -> None:
+        if not batches:
+            return
         try:
             self._store(batches)
         except _UNSTORABLE:
@@ -261,18 +309,21 @@ class DuckDBSink:
                 self._store_or_reject(batch)
 
     def _store(self, batches: Sequence[pa.RecordBatch]) -> None:
-        identities = [identity_of(batch) for batch in batches]
-        parts: dict[str, list[pa.Table]] = {}
-        for batch, identity in zip(batches, identities, strict=True):
-            parts.setdefault(table_name(parse_event_type(identity.event_type)), []).append(stored_rows(batch, identity))
-        self._widen(parts)
-        tables = {table: pa.concat_tables(rows, promote_options="permissive").combine_chunks() for table, rows in parts.items()}
-        with registered(self._connection, tables) as incoming, self._transaction():
-            for table, name in incoming.items():
-                self._connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM "{name}"')
-            for identity in {(i.source, i.incarnation): i for i in identities}.values():
-                self._store_mark(identity)
-        for identity in identities:
+        parts: dict[str, list[tuple[pa.RecordBatch, BatchId]]] = {}
+        latest: dict[tuple[str, int], BatchId] = {}
+        for batch in batches:
+            identity = identity_of(batch)
+            parts.setdefault(table_name(parse_event_type(identity.event_type)), []).append((batch, identity))
+            latest[identity.source, identity.incarnation] = identity
+        tables = {table: stored_rows(*zip(*part, strict=True)) for table, part in parts.items()}
+        self._widen(tables)
+        with registered(self._connection, {**tables, _MARKS: _marks_table(latest.values())}) as incoming, self._transaction():
+            for table in tables:
+                self._connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM "{incoming[table]}"')
+            self._connection.execute(_STORE_MARKS.format(incoming=incoming[_MARKS]))
+            if self._refusal is not None:
+                self._connection.execute("INSERT INTO incidents VALUES (now()::TIMESTAMP, 'refused', ?)", [self._refusal])
+        for identity in latest.values():
             self._marks.advance(identity)
 
     def _store_or_reject(self, batch: pa.RecordBatch) -> None:
@@ -282,14 +333,15 @@ class DuckDBSink:
             identity = identity_of(batch)
             logger.error("telemetry batch %s of %s does not fit its table and is set aside: %s", identity.seq, identity.source, error)
             origin = [identity.source, identity.incarnation, identity.seq, identity.event_type]
-            with self._transaction():
+            with registered(self._connection, {_MARKS: _marks_table([identity])}) as incoming, self._transaction():
                 values = [*origin, batch.num_rows, str(error), encode(batch)]
                 self._connection.execute("INSERT INTO rejected_batches VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-                self._store_mark(identity)
+                self._connection.execute(_STORE_MARKS.format(incoming=incoming[_MARKS]))
             self._marks.advance(identity)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        self._newest_copy = None
         self._connection.execute("BEGIN")
         try:
             yield
@@ -298,21 +350,16 @@ class DuckDBSink:
             raise
         self._connection.execute("COMMIT")
 
-    def _store_mark(self, identity: BatchId) -> None:
-        key = [identity.source, identity.incarnation]
-        values = [identity.seq, identity.dropped_events]
-        if self._marks.mark(identity.source, identity.incarnation):
-            statement = "UPDATE high_water_marks SET seq = ?, dropped_events = ? WHERE source = ? AND incarnation = ?"
-            self._connection.execute(statement, values + key)
-        else:
-            self._connection.execute("INSERT INTO high_water_marks VALUES (?, ?, ?, ?)", key + values)
-
     def _require_disk_space(self, extra_bytes: int = 0) -> None:
-        free = shutil.disk_usage(self._path.parent).free
-        if free < self._min_free_bytes + extra_bytes:
-            need = (self._min_free_bytes + extra_bytes) / 2**20
-            raise SinkUnavailableError(f"{self._path.parent} has {free / 2**20:.0f} MiB free, {need:.0f} MiB are needed; make room")
+        if not self._has_room(extra_bytes):
+            free, need = shutil.disk_usage(self._path.parent).free / 2**20, (self._min_free_bytes + extra_bytes) / 2**20
+            raise SinkUnavailableError(f"{self._path.parent} has {free:.0f} MiB free, {need:.0f} MiB are needed; make room")
+
+    def _has_room(self, extra_bytes: int) -> bool:
+        return shutil.disk_usage(self._path.parent).free >= self._min_free_bytes + extra_bytes
 
 
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+def _marks_table(identities: Iterable[BatchId]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{name: getattr(one, name) for name in ("source", "incarnation", "seq", "dropped_events")} for one in identities]
+    )

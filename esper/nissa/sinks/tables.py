@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from esper.leyline.telemetry.event import TelemetryEventType
 from esper.leyline.telemetry.schema import event_schema, table_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from esper.nissa.wire import BatchId
 
@@ -34,14 +35,28 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([*fields, *ORIGIN_FIELDS])
 
 
-def stored_rows(batch: pa.RecordBatch, identity: BatchId) -> pa.Table:
-    """The rows of `batch` as they are stored."""
-    schema = stored_schema(batch.schema)
-    origin = (identity.source, identity.incarnation, identity.seq)
-    pairs = zip(batch.columns, schema, strict=False)
+def stored_rows(batches: Sequence[pa.RecordBatch], identities: Sequence[BatchId]) -> pa.Table:
+    """The rows of batches of one table, as they are stored: one stretch of memory, so that the database copies long columns.
+
+    Args:
+        batches: At least one; where their columns differ, the table has those of all.
+        identities: Of `batches`, in their order.
+    """
+    rows = _joined(batches)
+    schema = stored_schema(rows.schema.remove_metadata())
+    pairs = zip(rows.columns, schema, strict=False)
     columns = [column if column.type == field.type else column.cast(field.type) for column, field in pairs]
-    columns += [pa.repeat(pa.scalar(value, field.type), batch.num_rows) for value, field in zip(origin, ORIGIN_FIELDS, strict=True)]
-    return pa.Table.from_arrays(columns, schema=schema)
+    batch_of_row = np.repeat(np.arange(len(batches)), [batch.num_rows for batch in batches])
+    origins = zip(*((one.source, one.incarnation, one.seq) for one in identities), strict=True)
+    columns += [pa.array(values, field.type).take(batch_of_row) for values, field in zip(origins, ORIGIN_FIELDS, strict=True)]
+    return pa.Table.from_arrays(columns, schema=schema).combine_chunks()
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> pa.Table:
+    first = batches[0].schema
+    if all(batch.schema.equals(first) for batch in batches):
+        return pa.Table.from_batches(batches, schema=first)
+    return pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="permissive")
 
 
 def ensure_tables(connection: Any, schemas: Mapping[str, pa.Schema]) -> dict[str, frozenset[str]]:

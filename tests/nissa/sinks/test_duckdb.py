@@ -181,6 +181,59 @@ def test_a_snapshot_is_complete_and_readable_while_the_writer_lives(tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".tmp") == []
 
 
+VIEW = "CREATE OR REPLACE VIEW beats AS SELECT seq FROM heartbeat"
+
+
+def write_a_hundred(path: Path) -> DuckDBSink:
+    """Many small writes, each folded in at once, so that gaps are left."""
+    sink = DuckDBSink(path, views=[VIEW])
+    for seq in range(1, 101):
+        sink.write([heartbeat_batch(seq, num_rows=20)])
+        if seq % 10 == 0:
+            sink.query("CHECKPOINT")
+    return sink
+
+
+def read_beats(path: Path) -> list[tuple[int, int]]:
+    with duckdb.connect(str(path), read_only=True) as connection:
+        found: list[tuple[int, int]] = connection.execute("SELECT seq, count(*) FROM beats GROUP BY seq ORDER BY seq").fetchall()
+        return found
+
+
+@pytest.mark.parametrize("has_snapshot", [False, True])
+def test_a_closed_file_has_no_gaps_and_everything_in_it(tmp_path: Path, has_snapshot: bool) -> None:
+    path = tmp_path / "t.duckdb"
+    sink = write_a_hundred(path)
+    if has_snapshot:
+        sink.publish_snapshot(tmp_path / "t.snapshot.duckdb")
+    before = path.stat().st_size
+    sink.close()
+    assert path.stat().st_size < before
+    assert read_beats(path) == [(seq, 20) for seq in range(1, 101)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.duckdb", *(["t.snapshot.duckdb"] if has_snapshot else [])]
+    reopened = DuckDBSink(path)
+    reopened.write([heartbeat_batch(100), heartbeat_batch(101)])
+    assert seqs(reopened)[-2:] == [100, 101]
+    reopened.close()
+
+
+@pytest.mark.parametrize("fate", ["replaced", "removed", "behind"])
+def test_a_snapshot_that_is_no_copy_any_more_does_not_become_the_file(tmp_path: Path, fate: str) -> None:
+    path, snapshot = tmp_path / "t.duckdb", tmp_path / "t.snapshot.duckdb"
+    sink = write_a_hundred(path)
+    sink.publish_snapshot(snapshot)
+    last = 100
+    if fate == "replaced":
+        snapshot.write_bytes(b"not a database")
+    elif fate == "removed":
+        snapshot.unlink()
+    else:
+        last = 101
+        sink.write([heartbeat_batch(last, num_rows=20)])
+    sink.close()
+    assert read_beats(path) == [(seq, 20) for seq in range(1, last + 1)]
+
+
 def test_a_full_disk_refuses_before_anything_is_written(tmp_path: Path) -> None:
     sink = DuckDBSink(tmp_path / "t.duckdb", min_free_bytes=2**62)
     with pytest.raises(SinkUnavailableError, match="free"):

@@ -1,0 +1,172 @@
+"""A disk that is really full, while rows are told and while the log is folded in: nothing acknowledged is lost, and the rest is counted."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from esper.nissa.config import TelemetryConfig
+from esper.nissa.emitter import BufferedEmitter
+from esper.nissa.sinks.base import SinkUnavailableError
+from esper.nissa.sinks.duckdb import DuckDBSink
+from esper.nissa.transport import InProcessTransport
+from tests.fakes.telemetry import FakeClock, heartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from esper.leyline.telemetry.event import TelemetryEvent
+
+MIB = 2**20
+DISK_MIB = 48
+EVENT_BYTES = 256 * 1024
+ONE_A_BATCH = TelemetryConfig(flush_rows=1, spool_batches=4, resend_sec=1.0)
+WRITE_UNTIL_FULL_AND_ON = """
+import json, resource, signal, sys
+from pathlib import Path
+from esper.nissa.emitter import BufferedEmitter
+from esper.nissa.sinks.duckdb import DuckDBSink
+from esper.nissa.transport import InProcessTransport
+from tests.nissa.test_full_disk import ONE_A_BATCH, large
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sink = DuckDBSink(Path(sys.argv[1]) / "telemetry.duckdb", min_free_bytes=0)
+transport = InProcessTransport(sink)
+emitter = BufferedEmitter("env-0", 0, transport=transport, config=ONE_A_BATCH)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, resource.RLIM_INFINITY))
+number = 0
+while emitter.stats().dropped_events < 3:
+    number += 1
+    emitter.emit(large(number))
+acknowledged = sink.high_water_mark("env-0", 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+told = number + 5
+for later in range(number + 1, told + 1):
+    emitter.emit(large(later))
+stats = emitter.close(timeout_sec=30.0)
+sink.close()
+print(json.dumps([told, acknowledged, stats.held_batches, stats.dropped_events, transport.num_refusals]))
+"""
+
+
+def large(number: int) -> TelemetryEvent:
+    """An event that no compression makes small."""
+    return replace(heartbeat(float(number)), message=random.Random(number).randbytes(EVENT_BYTES // 2).hex())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here, which takes root and Linux")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path, *, leave_mib: int) -> Path:
+    filler = folder / "filler"
+    with filler.open("wb") as file:
+        for _ in range(shutil.disk_usage(folder).free // MIB - leave_mib):
+            file.write(bytes(MIB))
+    return filler
+
+
+def stored(sink: DuckDBSink) -> list[int]:
+    return [int(row["uptime_sec"]) for row in sink.query("SELECT uptime_sec FROM heartbeat ORDER BY uptime_sec").to_pylist()]
+
+
+def incidents(sink: DuckDBSink) -> list[str]:
+    return [row["kind"] for row in sink.query("SELECT kind FROM incidents").to_pylist()]
+
+
+def test_a_file_that_may_not_grow_loses_nothing_acknowledged_and_goes_on_when_it_may(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", WRITE_UNTIL_FULL_AND_ON, str(tmp_path)], capture_output=True, text=True, check=True)
+    told, acknowledged, num_held, num_dropped, num_refusals = json.loads(done.stdout)
+    sink = DuckDBSink(tmp_path / "telemetry.duckdb")
+    numbers = stored(sink)
+    assert 0 < acknowledged < told
+    assert set(range(1, acknowledged + 1)) < set(numbers)
+    assert len(numbers) == len(set(numbers)) == told - num_dropped
+    assert numbers[-4:] == list(range(told - 3, told + 1))
+    assert (num_held, num_dropped >= 3, num_refusals > 0) == (0, True, True)
+    assert sink.query("SELECT sum(dropped_events) AS n FROM high_water_marks").to_pylist() == [{"n": num_dropped}]
+    assert incidents(sink) == ["refused"]
+    assert "held back" in done.stderr
+    sink.close()
+
+
+@pytest.mark.parametrize("leave_mib", [2, 22], ids=["the log does not fit", "the log fits and cannot be folded in"])
+def test_a_full_disk_costs_what_no_buffer_holds_and_counts_it(small_disk: Path, leave_mib: int) -> None:
+    path, clock = small_disk / "telemetry.duckdb", FakeClock()
+    sink = DuckDBSink(path, min_free_bytes=0)
+    filler = fill(small_disk, leave_mib=leave_mib)
+    transport = InProcessTransport(sink)
+    emitter = BufferedEmitter("env-0", 0, transport=transport, config=ONE_A_BATCH, clock=clock, spool_folder=small_disk / "spool")
+    number = 0
+    while emitter.stats().dropped_events < 3 and number < 1000:
+        number += 1
+        emitter.emit(large(number))
+    assert transport.num_refusals > 0
+    acknowledged = sink.high_water_mark("env-0", 0)
+    filler.unlink()
+    clock.advance(2.0)
+    told = number + 5
+    for later in range(number + 1, told + 1):
+        emitter.emit(large(later))
+    stats = emitter.close(timeout_sec=30.0)
+    sink.close()
+    again = DuckDBSink(path, min_free_bytes=0)
+    numbers = stored(again)
+    assert stats.held_batches == 0
+    assert set(range(1, acknowledged + 1)) < set(numbers)
+    assert len(numbers) == len(set(numbers)) == told - stats.dropped_events
+    assert numbers[-4:] == list(range(told - 3, told + 1))
+    assert incidents(again) == ["refused"]
+    assert again.query("SELECT sum(dropped_events) AS n FROM high_water_marks").to_pylist() == [{"n": stats.dropped_events}]
+    again.close()
+
+
+def test_a_run_that_ends_on_a_full_disk_is_taken_up_by_the_next_life(small_disk: Path, tmp_path: Path) -> None:
+    path, spool = small_disk / "telemetry.duckdb", tmp_path / "spool"
+    sink = DuckDBSink(path, min_free_bytes=0)
+    filler = fill(small_disk, leave_mib=2)
+    emitter = BufferedEmitter("env-0", 0, transport=InProcessTransport(sink), config=ONE_A_BATCH, spool_folder=spool)
+    number = 0
+    while emitter.stats().held_batches < 7:
+        number += 1
+        emitter.emit(large(number))
+    stats = emitter.close()
+    sink.close()
+    assert (stats.held_batches, stats.disk_batches, stats.dropped_events) == (7, 7, 0)
+    filler.unlink()
+    again = DuckDBSink(path, min_free_bytes=0)
+    BufferedEmitter("env-0", 1, transport=InProcessTransport(again), config=ONE_A_BATCH, spool_folder=spool).close(timeout_sec=30.0)
+    assert stored(again) == list(range(1, number + 1))
+    again.close()
+
+
+def test_a_snapshot_that_finds_no_room_leaves_the_file_and_its_writer_alone(small_disk: Path) -> None:
+    path = small_disk / "telemetry.duckdb"
+    sink = DuckDBSink(path, min_free_bytes=0)
+    emitter = BufferedEmitter("env-0", 0, transport=InProcessTransport(sink), config=ONE_A_BATCH)
+    for number in range(1, 33):
+        emitter.emit(large(number))
+    sink.query("CHECKPOINT")
+    filler = fill(small_disk, leave_mib=2)
+    with pytest.raises(SinkUnavailableError):
+        sink.publish_snapshot(small_disk / "telemetry.snapshot.duckdb")
+    assert not list(small_disk.glob("*.copy*")) + list(small_disk.glob("*.snapshot*"))
+    emitter.emit(large(33))
+    assert stored(sink) == list(range(1, 34))
+    emitter.close()
+    filler.unlink()
+    sink.close()
