@@ -7,7 +7,7 @@ All nodes stand in one table, type by type, so that the number of operator calls
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,8 @@ from torch.nn import functional
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, EdgeType
 from esper.tamiyo.config import NUM_LAYERS, NUM_SAGE_LAYERS, TamiyoGNNConfig
 from esper.tamiyo.encoders import EncoderWeights, NodeEncoders
-from esper.tamiyo.layout import LAST_RELATIONS, NODE_TYPES, RELATIONS, Neighbourhoods, Relation, attribute_columns
-from esper.tamiyo.messages import MAX_BAGS_AT_ONCE, GatMessages, MessageWeights, SageMessages, as_used
+from esper.tamiyo.layout import LAST_RELATIONS, MAX_BAGS_AT_ONCE, NODE_TYPES, RELATIONS, Neighbourhoods, Relation, attribute_columns
+from esper.tamiyo.messages import GatMessages, MessageWeights, SageMessages, as_used
 from esper.tamiyo.norms import MetricNormalisation
 from esper.tamiyo.planner import GraphPlan, GraphPlanner, GraphTensors
 
@@ -121,10 +121,15 @@ class RelationalLayer(nn.Module):
         return hidden + _residual(x, types, weights.residual)
 
     def _add(
-        self, hidden: Tensor, weights: LayerWeights, edges: Neighbourhoods, products: list[tuple[int, Tensor]], attributes: Tensor | None
+        self,
+        hidden: Tensor,
+        weights: LayerWeights,
+        edges: Neighbourhoods,
+        products: Iterator[tuple[int, Tensor]],
+        attributes: Tensor | None,
     ) -> Tensor:
-        """Add the normalised messages to their destinations: all at once, or relation by relation where all would leave the cache."""
-        if not products:
+        """Add the normalised messages to their destinations: all at once, or one by one where all would leave the cache."""
+        if not len(edges.destination):
             return hidden
         if len(edges.destination) <= MAX_BAGS_AT_ONCE:
             message = torch.cat([product for _, product in products])

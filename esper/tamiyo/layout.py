@@ -49,6 +49,12 @@ RELATIONS = tuple(
 READ_TYPES = NODE_TYPES[:2]
 """Node types whose last embeddings are used: layers and seeds."""
 LAST_RELATIONS = tuple(r for r in RELATIONS if r.destination in READ_TYPES)
+MAX_BAGS_AT_ONCE = 4096
+"""Above it, messages are made, normalised and added block by block: more calls, but their rows stay in the cache."""
+BLOCK_BAGS = 1024
+"""Most bags of a block."""
+FEW = 4
+"""Senders are few where there are so many times as many bags."""
 
 
 def attribute_columns(relations: Sequence[Relation]) -> tuple[slice, ...]:
@@ -78,6 +84,29 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Senders:
+    """Nodes that send in one relation, where they are so few that their rows are projected instead of the bags' sums."""
+
+    source: Tensor
+    """[S] row of the node table."""
+    row: Tensor
+    """[edges, or edges·H in the order of `Scores`] row of the projected table, which has S rows for each head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Bags of one relation that are treated together."""
+
+    relation: int
+    bags: slice
+    """Of the bags of several."""
+    edges: slice
+    """Of their edges."""
+    senders: Senders | None
+    """None where there are many."""
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbourhoods:
     """Bags of one message-passing layer: first those of a single edge, then those of several, each relation by relation."""
 
@@ -85,8 +114,8 @@ class Neighbourhoods:
     """Bags of a single edge, by relation."""
     num_multi: tuple[int, ...]
     """Bags of several, by relation."""
-    num_multi_edges: tuple[int, ...]
-    """Their edges, by relation."""
+    blocks: tuple[Block, ...]
+    """Bags of several, where they are too many to be treated at once; else empty."""
     single_source: Tensor
     """[single bags] row of the node table."""
     multi_source: Tensor
@@ -210,20 +239,23 @@ def neighbourhoods(
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
+    num_multi = np.bincount(of_bag[~is_single], minlength=len(relations))
+    scores = None
+    if num_heads is not None and len(multi_size):
+        scores = Scores(*map(tensor, _score_rows(multi, relations, multi_size, num_nodes=num_nodes, num_heads=num_heads)))
+    entries = torch.arange(len(multi.source), device=device) if scores is None else scores.edge
     source, where, shares = _attribute_moves(relations, relation[rows], edges.attribute[rows], target=target, share=share)
     return Neighbourhoods(
         num_single=tuple(np.bincount(of_bag[is_single], minlength=len(relations)).tolist()),
-        num_multi=tuple(np.bincount(of_bag[~is_single], minlength=len(relations)).tolist()),
-        num_multi_edges=tuple(np.bincount(relation[in_multi], minlength=len(relations)).tolist()),
+        num_multi=tuple(num_multi.tolist()),
+        blocks=_blocks(multi.source, entries, num_bags=num_multi, size=multi_size),
         single_source=tensor(edges.source[starts[is_single]]),
         multi_source=tensor(multi.source),
         multi_bag=tensor(np.repeat(np.arange(len(multi_size)), multi_size)),
         multi_offsets=tensor(np.cumsum(multi_size) - multi_size),
         destination=tensor(edges.destination[starts][order]),
         relation=tensor(of_bag[order]),
-        scores=None
-        if num_heads is None or not len(multi_size)
-        else Scores(*map(tensor, _score_rows(multi, relations, multi_size, num_nodes=num_nodes, num_heads=num_heads))),
+        scores=scores,
         attribute_source=tensor(source),
         attribute_target=tensor(where),
         attribute_share=tensor(shares),
@@ -245,6 +277,40 @@ def _bags(edges: Edges) -> tuple[np.ndarray, np.ndarray]:
     is_first[1:] = (edges.destination[1:] != edges.destination[:-1]) | (edges.relation[1:] != edges.relation[:-1])
     starts = np.flatnonzero(is_first)
     return starts, np.diff(starts, append=len(is_first))
+
+
+def _blocks(source: np.ndarray, entries: Tensor, *, num_bags: np.ndarray, size: np.ndarray) -> tuple[Block, ...]:
+    """Cut the bags of every relation into blocks.
+
+    Args:
+        source: [Eₘ] row of the node table.
+        entries: [Eₘ·H] edge times H, plus head, in the order in which they are reduced.
+        num_bags: [R] bags of each relation.
+        size: [bags] edges of each.
+    """
+    num_heads = len(entries) // max(len(source), 1)
+    if len(size) * num_heads <= MAX_BAGS_AT_ONCE:
+        return ()
+    ends, blocks = np.cumsum([0, *size]).tolist(), []
+    for relation, stop in enumerate(np.cumsum(num_bags).tolist()):
+        start = stop - int(num_bags[relation])
+        senders = _senders(source, entries, slice(ends[start], ends[stop]), num_bags=stop - start)
+        step = BLOCK_BAGS if senders is None else max(stop - start, 1)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            blocks.append(Block(relation, slice(first, last), slice(ends[first], ends[last]), senders))
+    return tuple(blocks)
+
+
+def _senders(source: np.ndarray, entries: Tensor, edges: slice, *, num_bags: int) -> Senders | None:
+    nodes, place = np.unique(source[edges], return_inverse=True)
+    if not 0 < FEW * len(nodes) <= num_bags:
+        return None
+    num_heads = len(entries) // len(source)
+    own = entries[edges.start * num_heads : edges.stop * num_heads]
+    edge = torch.div(own, num_heads, rounding_mode="floor") - edges.start
+    row = own % num_heads * len(nodes) + torch.from_numpy(place).to(own.device).index_select(0, edge)
+    return Senders(torch.from_numpy(nodes).to(own.device), row)
 
 
 def _attribute_moves(

@@ -1,14 +1,14 @@
 """Messages along edges: GraphSAGE without attention, GAT with it, all relations of a layer together.
 
 A neighbourhood is gathered before it is projected, so that a relation costs one product over the nodes that it reaches, and
-relations that a batch does not have cost nothing.
+relations that a batch does not have cost nothing. In large graphs a relation with few senders projects those instead.
 """
 
-# ruff: noqa: F722, TC002 (shapes in annotations, which tests check at run time)
+# ruff: noqa: F722, TC002, TC003 (shapes in annotations, which tests check at run time)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.tamiyo.layout import NODE_TYPES, Neighbourhoods, Relation, Scores, attribute_columns, score_slots
+from esper.tamiyo.layout import NODE_TYPES, Block, Neighbourhoods, Relation, Scores, Senders, attribute_columns, score_slots
 
 ATTENTION_SLOPE = 0.2
 """Negative slope of the attention scores (Veličković et al. 2018, §2.1)."""
-MAX_BAGS_AT_ONCE = 4096
-"""Above it, messages are gathered, normalised and added relation by relation: more calls, but their rows stay in the cache."""
 _SUM, _MEAN = 0, 1
 
 
@@ -59,12 +57,11 @@ class SageMessages(nn.Module):
         value = tuple(as_used(w.t(), dtype) for w in self.relation_weights())
         return MessageWeights(value, mean_value=(), attention=(), edge=as_used(self.edge_weight.t(), dtype))
 
-    def forward(self, weights: MessageWeights, x: Float[Tensor, "N D"], edges: Neighbourhoods) -> list[tuple[int, Tensor]]:
+    def forward(self, weights: MessageWeights, x: Float[Tensor, "N D"], edges: Neighbourhoods) -> Iterator[tuple[int, Tensor]]:
         """Messages into all bags, before the attributes' part U_r e, which `RelationalLayer` adds."""
         if len(edges.multi_source):
-            bags = Bags(edges.multi_source, edges.multi_offsets, edges.num_multi, edges.num_multi_edges)
-            return products_of(gather(x, bags, mode=_MEAN), edges.num_multi, weights.value)
-        return products_of([x.index_select(0, edges.single_source)], edges.num_single, weights.value)
+            return products_of_bags(x, edges, Bags(edges.multi_source, edges.multi_offsets, None, num_heads=1), weights.value)
+        return products_of(x.index_select(0, edges.single_source), edges.num_single, weights.value)
 
 
 class GatMessages(nn.Module):
@@ -122,18 +119,14 @@ class GatMessages(nn.Module):
         x: Float[Tensor, "N D"],
         edges: Neighbourhoods,
         attributes: Float[Tensor, "E A"],
-    ) -> list[tuple[int, Tensor]]:
+    ) -> Iterator[tuple[int, Tensor]]:
         """Messages into the bags of a single edge, then into those of several; `types` are the rows of `x` by node type."""
-        products: list[tuple[int, Tensor]] = []
         if len(edges.single_source):
-            products += products_of([x.index_select(0, edges.single_source)], edges.num_single, weights.mean_value)
+            yield from products_of(x.index_select(0, edges.single_source), edges.num_single, weights.mean_value)
         if edges.scores is not None:
             alpha = self._attend(weights, types, edges, edges.scores, attributes)
-            num_bags, num_rows = ([self.num_heads * n for n in counts] for counts in (edges.num_multi, edges.num_multi_edges))
-            gathered = gather(x, Bags(edges.scores.source, edges.scores.offsets, num_bags, num_rows), mode=_SUM, weights=alpha)
-            by_head = [part.view(-1, self.num_heads * x.shape[1]) for part in gathered]
-            products += products_of(by_head, edges.num_multi, weights.value)
-        return products
+            bags = Bags(edges.scores.source, edges.scores.offsets, alpha, num_heads=self.num_heads)
+            yield from products_of_bags(x, edges, bags, weights.value)
 
     def _attend(
         self, weights: MessageWeights, types: Sequence[Tensor], edges: Neighbourhoods, scores: Scores, attributes: Tensor
@@ -147,47 +140,63 @@ class GatMessages(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Bags:
-    """Rows to be reduced, relation by relation."""
+    """Rows to be reduced, bag by bag, in each head by head."""
 
     rows: Tensor
-    """[V] row of the table, bag by bag."""
+    """[V] row of the table."""
     offsets: Tensor
-    """[bags] first of each."""
-    num_bags: Sequence[int]
-    """Bags of each relation."""
-    num_rows: Sequence[int]
-    """Rows of each relation."""
+    """[bags·H] first of each."""
+    shares: Tensor | None
+    """[V] weight of each row in its sum; None takes means."""
+    num_heads: int
+
+    def part(self, block: Block) -> Bags:
+        """Those of one block."""
+        start, heads = block.edges.start * self.num_heads, self.num_heads
+        rows = slice(start, block.edges.stop * heads)
+        offsets = self.offsets[block.bags.start * heads : block.bags.stop * heads] - start
+        return Bags(self.rows[rows], offsets, None if self.shares is None else self.shares[rows], heads)
+
+    def reduced(self, table: Tensor) -> Tensor:
+        """[bags, H·D]: sum or mean of the table's rows [_, D] in each bag, heads side by side."""
+        mode = _MEAN if self.shares is None else _SUM
+        found = torch.embedding_bag(table, self.rows, self.offsets, False, mode, False, self.shares)[0]
+        return found.view(-1, self.num_heads * table.shape[1])
 
 
-def gather(table: Tensor, bags: Bags, *, mode: int, weights: Tensor | None = None) -> list[Tensor]:
-    """Sum or mean of the table's rows in each bag: for all relations at once, or one by one where all would leave the cache."""
-    if len(bags.offsets) <= MAX_BAGS_AT_ONCE:
-        return [embedding_bag(table, bags.rows, bags.offsets, mode=mode, weights=weights)]
-    parts, row, bag = [], 0, 0
-    for num_bags, num_rows in zip(bags.num_bags, bags.num_rows, strict=True):
-        if num_bags:
-            own = None if weights is None else weights[row : row + num_rows]
-            offsets = bags.offsets[bag : bag + num_bags] - row
-            parts.append(embedding_bag(table, bags.rows[row : row + num_rows], offsets, mode=mode, weights=own))
-        row, bag = row + num_rows, bag + num_bags
-    return parts
+def products_of_bags(x: Tensor, edges: Neighbourhoods, bags: Bags, weights: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """(relation, messages into its bags of several) by weights [H·in, out], block by block where `edges` has blocks."""
+    if not edges.blocks:
+        yield from products_of(bags.reduced(x), edges.num_multi, weights)
+    for block in edges.blocks:
+        part, weight = bags.part(block), weights[block.relation]
+        if block.senders is None:
+            yield from products_of(part.reduced(x), [len(part.offsets) // bags.num_heads], [weight], first=block.relation)
+        else:
+            yield block.relation, _reduced_projections(x, block.senders, part, weight)
 
 
-def products_of(parts: Sequence[Tensor], counts: Sequence[int], weights: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
+def _reduced_projections(x: Tensor, senders: Senders, bags: Bags, weight: Tensor) -> Tensor:
+    """What `bags.reduced(x)` by the weight gives, where the few senders are projected first."""
+    by_head = weight.view(bags.num_heads, -1, weight.shape[1])
+    sent = x.index_select(0, senders.source)[:, : by_head.shape[1]]
+    table = torch.matmul(sent, by_head).flatten(0, 1)
+    return Bags(senders.row, bags.offsets[:: bags.num_heads], bags.shares, num_heads=1).reduced(table)
+
+
+def products_of(rows: Tensor, counts: Sequence[int], weights: Sequence[Tensor], *, first: int = 0) -> Iterator[tuple[int, Tensor]]:
     """(relation, its rows [m, D] by its weight [in, out]), in ≤ D; relations without rows are skipped.
 
     Args:
-        parts: Rows of each relation that has any, or those of all in one.
+        rows: Those of all relations, one relation's after the other's.
         counts: Rows of each relation.
         weights: Weight of each relation.
+        first: Relation that the first count belongs to.
     """
     present = [relation for relation, count in enumerate(counts) if count]
-    if len(parts) != len(present):
-        parts = torch.split_with_sizes(parts[0], [counts[relation] for relation in present])
-    return [
-        (relation, torch.mm(part if part.shape[1] == len(weights[relation]) else part[:, : len(weights[relation])], weights[relation]))
-        for relation, part in zip(present, parts, strict=True)
-    ]
+    for relation, part in zip(present, torch.split_with_sizes(rows, [counts[relation] for relation in present]), strict=True):
+        weight = weights[relation]
+        yield first + relation, torch.mm(part if part.shape[1] == len(weight) else part[:, : len(weight)], weight)
 
 
 def as_used(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -201,12 +210,6 @@ def xavier(*shape: int) -> Tensor:
     weight = torch.empty(*shape)
     bound = (6.0 / (shape[-2] + shape[-1])) ** 0.5
     return nn.init.uniform_(weight, -bound, bound)
-
-
-def embedding_bag(table: Tensor, rows: Tensor, offsets: Tensor, *, mode: int, weights: Tensor | None = None) -> Tensor:
-    """Sum or mean of the table's rows in each bag; `functional.embedding_bag` without its checks."""
-    reduced: Tensor = torch.embedding_bag(table, rows, offsets, False, mode, False, weights)[0]
-    return reduced
 
 
 def segment_softmax(score: Float[Tensor, "N H"], index: Int[Tensor, " N"], num_segments: int) -> Float[Tensor, "N H"]:

@@ -14,8 +14,7 @@ from torch.func import functional_call
 from benchmarks.pyg_reference import PygReference, key_of, reference_inputs, reference_weights
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, GraphBatch
 from esper.tamiyo import GraphEncoding, TamiyoGNN, TamiyoGNNConfig
-from esper.tamiyo.layout import RELATIONS
-from esper.tamiyo.messages import MAX_BAGS_AT_ONCE
+from esper.tamiyo.layout import MAX_BAGS_AT_ONCE, RELATIONS
 from esper.tamiyo.planner import GraphPlanner, GraphTensors
 from tests.tamiyo.graphs import SMALL, crowded_graph, random_batch, random_graph, without_edges
 
@@ -58,7 +57,7 @@ def assert_alike(mine: GraphEncoding, graph: Tensor, seed: Tensor) -> None:
 
 def many_neighbourhoods() -> GraphBatch:
     """A graph with more neighbourhoods than are treated at once."""
-    return random_graph(np.random.default_rng(4), num_layers=600, num_slots=40, num_edges=1500)
+    return random_graph(np.random.default_rng(4), num_layers=1300, num_slots=40, num_edges=3000)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,7 @@ def many_neighbourhoods() -> GraphBatch:
         (SMALL, without_edges(random_graph(np.random.default_rng(3)))),
         (SMALL, many_neighbourhoods()),
     ],
-    ids=["unlimited", "capped", "default widths", "no edges", "relation by relation"],
+    ids=["unlimited", "capped", "default widths", "no edges", "block by block"],
 )
 def test_values_and_gradients_are_those_of_pytorch_geometric(config: TamiyoGNNConfig, batch: GraphBatch) -> None:
     gnn = make_gnn(config)
@@ -289,9 +288,12 @@ def test_indices_beyond_their_table_share_its_first_row() -> None:
     assert_alike(gnn.encode(tensors(batch, config)), *slow_encoding(gnn, batch))
 
 
-def test_the_relation_by_relation_case_is_large_enough() -> None:
+def test_the_block_by_block_case_is_large_enough() -> None:
     layers = GraphPlanner(SMALL).of(many_neighbourhoods(), CPU).layers
     assert all(len(layer.destination) > MAX_BAGS_AT_ONCE for layer in layers[:3])
+    assert len(layers[0].blocks) > len({block.relation for block in layers[0].blocks})
+    for layer in layers:
+        assert 0 < sum(block.senders is not None for block in layer.blocks) < len(layer.blocks)
 
 
 def test_limits_must_name_every_layer() -> None:
