@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from esper.cli.main import OK
 from esper.distributed.run_dir import RunDirError
+from esper.karn.live import MOST, ask_live
 from esper.karn.report.rendering import render
 from esper.karn.sandbox import QueryError, QueryLimits
 from esper.karn.store import Store, StoreError
@@ -14,8 +15,11 @@ from esper.leyline.load import ConfigError
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
-VIEWS = "SELECT view_name AS view FROM duckdb_views() WHERE NOT internal AND temporary ORDER BY view"
+    from esper.karn.sandbox import Answer
+
+VIEWS = "SELECT DISTINCT view_name AS view FROM duckdb_views() WHERE NOT internal ORDER BY view"
 
 
 def run_query(options: argparse.Namespace) -> int:
@@ -28,17 +32,29 @@ def run_query(options: argparse.Namespace) -> int:
     for name, value in (("--max-rows", options.max_rows), ("--timeout", options.timeout)):
         if value <= 0:
             raise ConfigError(f"{name} {value:g} should be above 0")
-    sql = VIEWS if options.sql is None else options.sql
     try:
-        with Store.open(options.run_dir) as store:
-            if store.is_snapshot:
-                print(f"the run is alive, or its file is gone: this is its snapshot, {store.age_sec:.0f} s old", file=sys.stderr)
-            found = store.ask(sql, QueryLimits(options.max_rows, options.timeout))
+        found = _ask(options.run_dir, VIEWS if options.sql is None else options.sql, QueryLimits(options.max_rows, options.timeout))
     except StoreError as error:
         raise RunDirError(str(error)) from error
     except QueryError as error:
         raise ConfigError(str(error)) from error
     print(render(found, options.format))
     if found.is_cut:
-        print(f"cut after {options.max_rows} rows; --max-rows takes more", file=sys.stderr)
+        print(f"cut after {len(found.rows)} rows; --max-rows takes more, a living run gives {MOST.max_rows}", file=sys.stderr)
     return OK
+
+
+def _ask(run_dir: Path, sql: str, limits: QueryLimits) -> Answer:
+    """Ask the living run, else its snapshot or file, and say who answers."""
+    found = ask_live(run_dir, sql, limits)
+    if found is not None:
+        print("answered by the run, which is alive", file=sys.stderr)
+        return found
+    with Store.open(run_dir) as store:
+        state = (
+            f"a snapshot {store.age_sec:.0f} s old: the run is alive and cannot be asked, or its file is gone"
+            if store.is_snapshot
+            else "file"
+        )
+        print(f"answered from {store.path} ({state})", file=sys.stderr)
+        return store.ask(sql, limits)

@@ -142,7 +142,8 @@ class TelemetryStore:
     """
 
     def __init__(self, config: RunConfig, paths: RunDir, *, keep_rounds: int | None, life: str) -> None:
-        from esper.karn.views.catalogue import view_statements  # with DuckDB, which only the process that stores needs
+        from esper.karn.live import LiveAnswers  # with DuckDB, which only the process that stores needs
+        from esper.karn.views.catalogue import view_statements
         from esper.nissa.sinks.duckdb import IN_MEMORY, DuckDBSink
         from esper.nissa.sinks.fan_out import FanOutSink
         from esper.nissa.sinks.snapshots import SnapshotPublisher
@@ -165,6 +166,8 @@ class TelemetryStore:
                 open_wandb(config.telemetry.wandb, config.telemetry.wandb_project, folder=folder, label=label, config=dump(config))
             )
         self.sink = FanOutSink(self._file, watchers)
+        is_live = telemetry.is_on and telemetry.live_queries
+        self._answers = LiveAnswers.start(paths.root, self._file.open_reader) if is_live else None
 
     def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
         """Take back what a lost producer told after batch `after_seq`; returns how many events that were."""
@@ -176,6 +179,8 @@ class TelemetryStore:
 
     def close(self) -> None:
         """Forget once more what earlier lives left on disk and sent late, then close."""
+        if self._answers is not None:
+            self._answers.close()
         self._forget()
         self.sink.close()
 
@@ -231,8 +236,19 @@ def require_device(device: str, setting: str) -> str:
         ConfigError: If a GPU is asked for and none is visible to this process.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{setting} asks for a GPU, and this process sees none; set it to 0 to stay on the CPU")
+        raise ConfigError(f"{setting} asks for a GPU, and this process sees none; leave it out to stay on the CPU")
     return device
+
+
+def require_devices(config: RunConfig) -> None:
+    """Look for the GPUs that a run in this process asks for.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    require_device(config.cluster.env_device, "cluster.env_gpus")
+    require_device(config.cluster.learner_device, "cluster.learner_gpus")
+    require_device(config.policy.device.partition(":")[0], "policy.device")
 
 
 def prepare_process(cpus: float = 1.0) -> None:

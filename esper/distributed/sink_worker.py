@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from esper.distributed.build import TelemetryStore
-
-logger = logging.getLogger(__name__)
 
 POLL_SEC = 0.05
 """Pause after the queue was found empty."""
@@ -130,8 +127,7 @@ class SinkWorker:
             question, answer = self._requests.get()
             try:
                 answer.set_result(question(store))
-            except SinkUnavailableError as error:
-                logger.warning("a change of telemetry waits, its file cannot be written: %s", error)
+            except SinkUnavailableError:  # it waits, as batches do, until there is room
                 self._requests.put((question, answer))
                 return
 

@@ -69,7 +69,7 @@ def answer(connection: Any, sql: str, limits: QueryLimits) -> Answer:
     except duckdb.InterruptException as error:
         raise QueryError(f"the query was stopped after {limits.timeout_sec:g} s; narrow it, or allow it more time") from error
     except duckdb.OutOfMemoryException as error:
-        raise QueryError(f"the query needs more than the {CONFINED['memory_limit']} of memory that it may take; narrow it") from error
+        raise QueryError("the query needs more memory than it may take; narrow it") from error
     except duckdb.PermissionException as error:
         raise QueryError(f"a query reads this run's telemetry and nothing else: {_first_line(error)}") from error
     except duckdb.Error as error:

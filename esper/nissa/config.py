@@ -46,6 +46,9 @@ class TelemetryConfig:
     snapshot_sec: float = setting(
         30.0, "shortest time between two copies of the file that others can read while the run is alive; 0 makes none", unit="s", ge=0.0
     )
+    live_queries: bool = setting(
+        True, "answer `esper query` on this machine while the run is alive; whoever can read the run's folder may ask, and only read"
+    )
     flush_rows: int = setting(512, "events an emitter gathers before it ships them", unit="rows", ge=1)
     flush_sec: float = setting(1.0, "age at which gathered events are shipped; 0 ships every event at once", unit="s", ge=0.0)
     queue_capacity: int = setting(256, "places in the queue between producers and the sink", unit="batches", ge=1)

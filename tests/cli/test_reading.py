@@ -10,7 +10,9 @@ import pytest
 import wandb
 
 from esper.cli.main import main
-from tests.fakes.telemetry import record_run, whole_run
+from esper.karn.live import LiveAnswers
+from esper.nissa.sinks.duckdb import DuckDBSink
+from tests.fakes.telemetry import heartbeat_batch, record_run, whole_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,33 @@ def test_a_query_is_printed_in_three_forms(recorded: Path, capsys: Captured) -> 
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 3
     assert "--max-rows" in printed.err
+
+
+def test_a_living_run_answers_itself_then_its_snapshot_then_its_file(tmp_path: Path, capsys: Captured) -> None:
+    record_run(tmp_path, [whole_run(1, n_envs=2)])
+    question = ["query", str(tmp_path), "SELECT count(*) AS n FROM heartbeats", "--format", "csv"]
+
+    def ask() -> tuple[str, str]:
+        assert main(question) == 0
+        printed = capsys.readouterr()
+        return printed.out.split()[-1], printed.err
+
+    count, told = ask()
+    assert count == "0"
+    assert "telemetry.duckdb (file)" in told
+    sink = DuckDBSink(tmp_path / "telemetry.duckdb")
+    sink.publish_snapshot(tmp_path / "telemetry.snapshot.duckdb")
+    answers = LiveAnswers(tmp_path, sink.open_reader)
+    sink.write([heartbeat_batch(1)])
+    count, told = ask()
+    assert count == "1"
+    assert "alive" in told
+    answers.close()
+    count, told = ask()
+    assert count == "0"
+    assert "snapshot" in told
+    sink.close()
+    assert ask()[0] == "1"
 
 
 def test_without_a_statement_the_views_are_named(recorded: Path, capsys: Captured) -> None:

@@ -37,6 +37,9 @@ class FakeStore:
 
     def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
         self.threads.add(threading.get_ident())
+        if self._num_refusals:
+            self._num_refusals -= 1
+            raise SinkUnavailableError("disk full")
         return after_seq
 
     def write(self, batches: Sequence[pa.RecordBatch]) -> None:
@@ -98,6 +101,12 @@ def test_questions_about_the_store_are_answered_by_the_thread_that_owns_it() -> 
     assert opened.worker.abandon("env-0", 0, 4) == 4
     assert opened.worker.outages() == (1, 0)
     assert len(opened.stores[0].threads) == 1
+    opened.worker.close()
+
+
+def test_a_change_of_the_store_waits_until_there_is_room() -> None:
+    opened = Opened(num_refusals=3)
+    assert opened.worker.abandon("env-0", 0, 4) == 4
     opened.worker.close()
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+from esper.leyline.telemetry.tolaria import TolariaBatchPayload
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.transport import InProcessTransport
-from tests.fakes.telemetry import FakeClock, heartbeat
+from tests.fakes.telemetry import FakeClock, event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,11 @@ print(json.dumps([told, acknowledged, stats.held_batches, stats.dropped_events, 
 
 def large(number: int) -> TelemetryEvent:
     """An event that no compression makes small."""
-    return replace(heartbeat(float(number)), message=random.Random(number).randbytes(EVENT_BYTES // 2).hex())
+    accuracies = tuple(np.random.default_rng(number).random(EVENT_BYTES // 8).tolist())
+    payload = TolariaBatchPayload(
+        episodes_completed=8, batch_idx=number, avg_accuracy=50.0, avg_reward=1.0, total_episodes=8, n_envs=8, env_accuracies=accuracies
+    )
+    return event("TOLARIA_BATCH_COMPLETED", payload, float(number))
 
 
 @pytest.fixture
@@ -81,7 +85,8 @@ def fill(folder: Path, *, leave_mib: int) -> Path:
 
 
 def stored(sink: DuckDBSink) -> list[int]:
-    return [int(row["uptime_sec"]) for row in sink.query("SELECT uptime_sec FROM heartbeat ORDER BY uptime_sec").to_pylist()]
+    rows = sink.query("SELECT batch_idx FROM tolaria_batch_completed ORDER BY batch_idx").to_pylist()
+    return [row["batch_idx"] for row in rows]
 
 
 def incidents(sink: DuckDBSink) -> list[str]:

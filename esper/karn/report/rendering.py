@@ -47,7 +47,7 @@ def _csv(found: Answer) -> str:
 
 
 def _json(found: Answer) -> str:
-    rows = [dict(zip(found.columns, map(_plain, row), strict=True)) for row in found.rows]
+    rows = [dict(zip(found.columns, map(plain, row), strict=True)) for row in found.rows]
     return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
 
 
@@ -61,21 +61,21 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}" if math.isfinite(value) else str(value)
     if isinstance(value, (Mapping, list, tuple)):
-        return json.dumps(_plain(value), ensure_ascii=False)
-    plain = _plain(value)
-    return plain if isinstance(plain, str) else str(plain)
+        return json.dumps(plain(value), ensure_ascii=False)
+    reduced = plain(value)
+    return reduced if isinstance(reduced, str) else str(reduced)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Values of JSON; what it has no form for (NaN, infinities, times, blobs) is text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, timedelta):
