@@ -134,7 +134,15 @@ def config_of(name: str, num_trials: int, overrides: Sequence[str]) -> RunConfig
     """The quick run with another preset, as one group of so many trials."""
     sizes = [f"rollout.num_envs={num_trials}", f"rollout.envs_per_actor={num_trials}"]
     return read_run_config(
-        QUICK, [f"task.preset={PRESETS[name]}", f"task.max_epochs={EPOCHS}", "telemetry.console=off", *sizes, *overrides]
+        QUICK,
+        [
+            f"task.preset={PRESETS[name]}",
+            f"task.max_epochs={EPOCHS}",
+            "telemetry.console=off",
+            "evaluation.seeds_per_context=0",
+            *sizes,
+            *overrides,
+        ],
     )
 
 

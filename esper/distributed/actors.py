@@ -24,7 +24,7 @@ from ray.util.queue import Empty, Full, Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from esper.distributed.cluster_check import Node, knock, living_nodes
-from esper.distributed.executor import ClusterError, DataLostError, PartLostError
+from esper.distributed.executor import ClusterError, DataLostError, PartHungError, PartLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,7 +165,7 @@ class RayExecutor:
         longest = self._timeout_sec if timeout_sec is None else timeout_sec
         ready, pending = ray.wait(list(ends), num_returns=1, timeout=longest, fetch_local=False)
         if not ready and timeout_sec is None:
-            raise PartLostError(f"none of {len(refs)} calls finished within {longest:g} s (cluster.call_timeout_sec)")
+            raise PartHungError(f"none of {len(refs)} calls finished within {longest:g} s (cluster.call_timeout_sec)")
         return [ends[end] for end in ready], [ends[end] for end in pending]
 
     def is_done(self, ref: Ref) -> bool:
@@ -189,7 +189,7 @@ class RayExecutor:
         try:
             return ray.get(ref, timeout=self._timeout_sec)
         except GetTimeoutError as error:
-            raise PartLostError(f"a call did not finish within {self._timeout_sec:g} s (cluster.call_timeout_sec)") from error
+            raise PartHungError(f"a call did not finish within {self._timeout_sec:g} s (cluster.call_timeout_sec)") from error
         except RayTaskError as error:
             _raise_cause(error)
         except LOSSES as error:

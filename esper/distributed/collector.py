@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper.distributed.executor import DataLostError, LearnerLostError, PartLostError
+from esper.distributed.executor import DataLostError, LearnerHungError, PartLostError, without_learner
 from esper.distributed.supervise import Fault, overdue
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class _LearnedGroup:
             try:
                 self._executor.check(self._decision)
             except PartLostError as error:
-                raise LearnerLostError(str(error)) from error
+                raise without_learner(error) from error
         self._executor.check(ref)
 
     def proceed(self, worker: Any, ref: Ref) -> Ref | None:
@@ -283,7 +283,7 @@ class _Round:
             if ref in too_late:
                 message = f"did not answer within {crew.call_timeout_sec:g} s (cluster.call_timeout_sec)"
             if message and is_in_learner:
-                raise LearnerLostError(f"the learner {message}")
+                raise LearnerHungError(f"the learner {message}")
             if message:
                 del self._under_way[ref]
                 self._lose(call, Fault.HUNG, PartLostError(message))

@@ -10,18 +10,16 @@ import numpy as np
 
 from esper.distributed.env_worker import ScriptedSpec
 from esper.distributed.event_group import LEARNED
+from esper.distributed.preflight import evaluated_contexts
 from esper.distributed.requests import Groups, evaluation_episodes, in_groups, search_episodes
-from esper.leyline.load import ConfigError
 from esper.leyline.reports import EpisodeOutcome
 from esper.leyline.rng import SeedTree
 from esper.simic.comparison import PairedComparison, PolicySummary, ScoreTable, summarise
 from esper.simic.comparison import compare as compare_pair
 from esper.simic.fixed_search import FixedPlanSearch, Plan
-from esper.tolaria.tasks.registry import contexts
 
 if TYPE_CHECKING:
     from esper.distributed.driver import Run
-    from esper.tolaria.tasks.base import Context
 
 SEARCH_GENERATION = 32
 """Plans per generation of the fixed-schedule search."""
@@ -62,7 +60,7 @@ def compare(run: Run) -> Comparison:
     """
     evaluation, rollout = run.config.evaluation, run.config.rollout
     groups = evaluation_episodes(
-        chosen_contexts(run),
+        evaluated_contexts(run.config.task, evaluation),
         evaluation.split,
         seeds_per_context=evaluation.seeds_per_context,
         root=evaluation.seed,
@@ -77,21 +75,6 @@ def compare(run: Run) -> Comparison:
             plan = search_fixed_plan(run, budget)
         outcomes[name] = play_scripted(run, ScriptedSpec(name, plan or ()), groups)
     return _summarise(outcomes, evaluation.split, plan, budget)
-
-
-def chosen_contexts(run: Run) -> tuple[Context, ...]:
-    """Contexts of the split that the evaluation asks for.
-
-    Raises:
-        ConfigError: If one does not exist there.
-    """
-    evaluation = run.config.evaluation
-    offered = contexts(run.config.task, evaluation.split)
-    unknown = set(evaluation.contexts) - {context.name for context in offered}
-    if unknown:
-        names = ", ".join(context.name for context in offered)
-        raise ConfigError(f"evaluation.contexts: {', '.join(sorted(unknown))} not in split {evaluation.split!r}; it has {names}")
-    return tuple(context for context in offered if not evaluation.contexts or context.name in evaluation.contexts)
 
 
 def play_scripted(run: Run, spec: ScriptedSpec, groups: Groups) -> tuple[EpisodeOutcome, ...]:

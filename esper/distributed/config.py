@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from esper.distributed.preflight import check_together
 from esper.kasmina.config import GrowthConfig
 from esper.leyline.load import ConfigError, dump, load, merge, parse_overrides, setting
 from esper.nissa.config import TelemetryConfig
@@ -149,6 +150,10 @@ class RunConfig:
     evaluation: EvaluationConfig = setting(EvaluationConfig, "the closing comparison")
     telemetry: TelemetryConfig = setting(TelemetryConfig, "what is recorded")
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "what is kept")
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are right by themselves and not together."""
+        check_together(self)
 
 
 def read_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper.distributed.executor import PartLostError, RunFailedError
+from esper.distributed.executor import PartHungError, PartLostError, RunFailedError
 from esper.distributed.pulse import Pulse
 from esper.distributed.supervise import Decision, Fault, Health, Remedy, after_fault, can_do_without, due, overdue
 from esper.leyline.telemetry import PartFaultPayload, TelemetryEvent, TelemetryEventType
@@ -203,7 +203,7 @@ class Crew:
             self._end(seat.part)
             seat.health = replace(seat.health, is_working=False)
 
-    def replace_learner(self, detail: str, *, work: str) -> None:
+    def replace_learner(self, fault: Fault, detail: str, *, work: str) -> None:
         """Put a fresh learner in the place of the one that was lost, and let all workers begin new lives.
 
         Raises:
@@ -211,7 +211,7 @@ class Crew:
         """
         seat = self._learner
         while True:
-            decision = self._lose(seat, Fault.DIED, detail, is_needed=True, work=work)
+            decision = self._lose(seat, fault, detail, is_needed=True, work=work)
             if decision.remedy is Remedy.GIVE_UP:
                 raise RunFailedError(f"the learner was lost {len(seat.health.faults)} times (cluster.max_restarts); last: {detail}")
             time.sleep(max(0.0, (seat.health.due_at or 0.0) - self._clock()))
@@ -299,9 +299,9 @@ class Crew:
             self._end_silent_services()
             age = self._clock() - begun
             if age > self.call_timeout_sec:
-                raise PartLostError(f"a call did not finish within {self.call_timeout_sec:g} s (cluster.call_timeout_sec)")
+                raise PartHungError(f"a call did not finish within {self.call_timeout_sec:g} s (cluster.call_timeout_sec)")
             if age > self.patience_sec and part not in self._services and self._pulse.is_silent(part):
-                raise PartLostError(f"{part.name} gave no sign of life for {self._cluster.heartbeat_timeout_sec:g} s")
+                raise PartHungError(f"{part.name} gave no sign of life for {self._cluster.heartbeat_timeout_sec:g} s")
         return self._executor.get(ref)
 
     def _end_silent_services(self) -> None:

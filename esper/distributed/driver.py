@@ -12,11 +12,12 @@ from esper.distributed.checkpoint import CheckpointError, CheckpointFolder
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.config import RunConfig
 from esper.distributed.event_group import LEARNED, group_id
-from esper.distributed.executor import LearnerLostError, PartLostError
+from esper.distributed.executor import LearnerHungError, LearnerLostError, PartLostError, without_learner
 from esper.distributed.facts import RunFacts
 from esper.distributed.requests import training_round
 from esper.distributed.runtime import Runtime
 from esper.distributed.story import RunStory
+from esper.distributed.supervise import Fault
 from esper.leyline.reports import EpisodeOutcome
 from esper.leyline.rng import SeedTree
 from esper.simic.update_report import UpdateReport
@@ -180,7 +181,8 @@ def go_back(run: Run, error: LearnerLostError) -> None:
     while True:
         sound, _ = run.checkpoints.sound()
         rounds = sound[-1] if sound else 0
-        crew.replace_learner(str(error), work=f"rounds after {rounds}")
+        fault = Fault.HUNG if isinstance(error, LearnerHungError) else Fault.DIED
+        crew.replace_learner(fault, str(error), work=f"rounds after {rounds}")
         run.runtime.emitter.settle()
         crew.forget_after(rounds)
         run.counts.rounds = run.counts.episodes = run.counts.env_steps = 0
@@ -199,4 +201,4 @@ def _ask_learner(run: Run, method: str, *args: object) -> Any:
         ref = executor.call(run.runtime.learner, method, *args)
         return executor.get(ref) if crew is None else crew.answer_of_learner(ref)
     except PartLostError as error:
-        raise LearnerLostError(str(error)) from error
+        raise without_learner(error) from error

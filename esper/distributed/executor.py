@@ -23,12 +23,25 @@ class PartLostError(RunFailedError):
     """The part that was called has died or does not answer; whether it did what was asked is not known."""
 
 
+class PartHungError(PartLostError):
+    """The part that was called gives no sign of life, or takes longer than any call may."""
+
+
 class DataLostError(RunFailedError):
     """What was passed to a part vanished with the node that held it."""
 
 
 class LearnerLostError(RunFailedError):
     """The learner is gone, and with it the round's transitions."""
+
+
+class LearnerHungError(LearnerLostError):
+    """The learner does not answer, and what it knows of the round is given up."""
+
+
+def without_learner(error: PartLostError) -> LearnerLostError:
+    """What the loss of a part means if that part is the learner."""
+    return (LearnerHungError if isinstance(error, PartHungError) else LearnerLostError)(str(error))
 
 
 class Executor(Protocol):

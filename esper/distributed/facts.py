@@ -52,8 +52,6 @@ def examine(config: RunConfig) -> RunFacts:
     """
     catalogue = Catalogue.standard()
     preset = find_preset(config.task)
-    if config.evaluation.seeds_per_context:
-        contexts(config.task, config.evaluation.split)
     seeds = SeedTree(config.seed).child("preflight")
     episodes = [make_episode(config.task, "train", seeds, context) for context in contexts(config.task, "train")]
     models = [MorphogeneticModel(episode.host, catalogue, config.growth, seeds.child("growth")) for episode in episodes]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from esper.distributed import report
+from esper.distributed.build import require_devices
 from esper.distributed.checkpoint import CheckpointError, CheckpointFolder
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.compare import Comparison, compare
@@ -37,6 +38,8 @@ def train_run(config: RunConfig, root: Path, *, local: bool) -> bool:
         ClusterError: If the cluster has less than the run asks for; `root` is then as it was.
     """
     facts = examine(config)
+    if local:
+        require_devices(config)
     store = open_store(config)
     if store is not None and store.config_text() is not None:
         raise ConfigError(

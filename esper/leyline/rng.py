@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
+    from torch import device
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,14 @@ class SeedTree:
         return torch.Generator().manual_seed(self.integer())
 
     @contextmanager
-    def torch_scope(self) -> Iterator[None]:
-        """Run a block whose implicit torch randomness (module initialisation) comes from this node alone."""
+    def torch_scope(self, gpus: Sequence[device] = ()) -> Iterator[None]:
+        """Run a block whose implicit torch randomness (module initialisation, dropout) comes from this node alone.
+
+        Args:
+            gpus: Those whose generators the block draws from as well; all generators are afterwards as they were before.
+        """
         import torch
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=list(gpus)):
             torch.manual_seed(self.integer())
             yield

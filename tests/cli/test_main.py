@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import ray
+import torch
 import yaml
 
 from esper.cli.main import main
@@ -63,12 +64,24 @@ def complaint(capsys: Captured, arguments: Sequence[str]) -> str:
         (["--slots", "r9c9", "task.preset=smoke"], "r9c9"),
         (["--seed", "-1"], "seed=-1 should be at least 0"),
         (["ppo.learning_rate"], "not of the form key=value"),
+        (["ppo.popart=true"], "ppo.popart=True needs a policy that can rescale its values"),
+        (["policy.device=tpu"], "policy.device='tpu' should be cpu or cuda"),
+        (["evaluation.contexts=[where/nothing@1]"], "evaluation.contexts: where/nothing@1 not in split 'eval'; it has"),
+        (["checkpoint.uri=copies"], "checkpoint.uri='copies' should be an absolute path"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(settings: list[str], message: str, tmp_path: Path, capsys: Captured) -> None:
     root = tmp_path / "run"
     assert message in complaint(capsys, ["train", "--run-dir", str(root), *settings])
     assert not root.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("role", ["env", "learner"])
+def test_a_gpu_that_is_not_there_is_one_clear_line(role: str, tmp_path: Path, capsys: Captured) -> None:
+    arguments = ["train", "--local", "--run-dir", str(tmp_path / "run"), *TINY, f"cluster.{role}_gpus=1"]
+    assert f"cluster.{role}_gpus asks for a GPU, and this process sees none" in complaint(capsys, arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_typo_in_a_file_is_one_clear_line(tmp_path: Path, capsys: Captured) -> None:

@@ -12,7 +12,8 @@ import pytest
 from esper.distributed.collector import Collector
 from esper.distributed.config import ClusterConfig
 from esper.distributed.crew import Crew
-from esper.distributed.executor import LearnerLostError, LocalExecutor, PartLostError, RunFailedError
+from esper.distributed.executor import DataLostError, LearnerLostError, LocalExecutor, PartLostError, RunFailedError
+from esper.distributed.supervise import Fault
 from esper.leyline.telemetry import TelemetryEventType
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ SILENCE = replace(CLUSTER, heartbeat_sec=0.01, heartbeat_timeout_sec=0.1)
 class Lost:
     """A call whose part died, or that will never end."""
 
-    def __init__(self, error: PartLostError | None) -> None:
+    def __init__(self, error: PartLostError | DataLostError | None) -> None:
         self.error = error
 
 
@@ -46,7 +47,7 @@ class FaultyExecutor(LocalExecutor):
             return lost
         try:
             return super().call(part, method, *args)
-        except PartLostError as error:
+        except (PartLostError, DataLostError) as error:
             return Lost(error)
         except TimeoutError:
             lost = Lost(None)
@@ -76,8 +77,11 @@ class FaultyExecutor(LocalExecutor):
 class Worker:
     """An environment part that fails at given calls, counted over all its lives; of a hung one the process may have stopped, too."""
 
-    def __init__(self, name: str, deaths: Sequence[int] = (), hangs: Sequence[int] = (), *, stops: bool = False) -> None:
+    def __init__(
+        self, name: str, deaths: Sequence[int] = (), hangs: Sequence[int] = (), losses: Sequence[int] = (), *, stops: bool = False
+    ) -> None:
         self.name = name
+        self._losses = set(losses)
         self.lives = [0]
         self.is_alive = True
         self.is_silent = False
@@ -120,6 +124,8 @@ class Worker:
 
     def _answer(self) -> None:
         self._num_calls += 1
+        if self._num_calls in self._losses:
+            raise DataLostError(f"what {self.name} handed over is lost")
         if self._num_calls in self._deaths:
             self.is_alive = False
         if self._num_calls in self._hangs or self.is_silent:
@@ -227,6 +233,22 @@ def test_a_hung_worker_is_replaced_after_its_deadline() -> None:
 
 
 @pytest.mark.parametrize("call", range(1, CALLS_PER_GROUP + 1))
+def test_what_vanished_on_its_way_is_made_once_more_by_another_life(call: int, list_emitter: ListEmitter) -> None:
+    setup = Setup([Worker("env-0", losses=[call]), Worker("env-1")])
+    setup.crew.report_to(list_emitter)
+    assert setup.play() == EXPECTED
+    assert setup.learner.seen == {(group, step) for group in range(len(GROUPS)) for step in range(NUM_STEPS + 1)}
+    (told,) = [event.data for event in list_emitter.of_type(TelemetryEventType.PART_LOST)]
+    assert (told.part, told.fault, told.remedy) == ("env-0", "data_lost", "restart")  # type: ignore[union-attr]
+
+
+def test_lost_data_without_anyone_to_make_it_again_ends_the_run() -> None:
+    collector = Collector(FaultyExecutor(), [Worker("env-0", losses=[2])], Learner(), num_steps=NUM_STEPS, should_stop=lambda: False)
+    with pytest.raises(DataLostError, match="what env-0 handed over is lost"):
+        collector.play(GROUPS, greedy=True)
+
+
+@pytest.mark.parametrize("call", range(1, CALLS_PER_GROUP + 1))
 def test_a_worker_that_gives_no_sign_of_life_is_replaced_long_before_its_deadline(call: int, list_emitter: ListEmitter) -> None:
     setup = Setup([Worker("env-0", hangs=[call], stops=True), Worker("env-1")], cluster=SILENCE)
     setup.crew.report_to(list_emitter)
@@ -306,7 +328,7 @@ def test_a_lost_learner_ends_the_round_and_its_workers_begin_new_lives(list_emit
     setup.crew.report_to(list_emitter)
     with pytest.raises(LearnerLostError):
         setup.play()
-    setup.crew.replace_learner("died", work="rounds after 0")
+    setup.crew.replace_learner(Fault.DIED, "died", work="rounds after 0")
     setup.learner.seen.clear()
     assert setup.play() == EXPECTED
     assert setup.store.abandoned == [("learner", 5, 0), ("env-0", 5, 0), ("env-1", 5, 0)]
@@ -316,7 +338,7 @@ def test_a_lost_learner_ends_the_round_and_its_workers_begin_new_lives(list_emit
 def test_a_learner_that_keeps_dying_ends_the_run() -> None:
     setup = Setup([Worker("env-0")], Learner(deaths=range(1, 100)))
     with pytest.raises(RunFailedError, match=r"learner was lost 3 times"):
-        setup.crew.replace_learner("died", work="")
+        setup.crew.replace_learner(Fault.DIED, "died", work="")
 
 
 def test_outages_of_telemetry_are_told_once(list_emitter: ListEmitter) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from esper.kasmina.config import GrowthConfig
 from esper.kasmina.model import BlueprintError
+from esper.kasmina.surgery import GrowthTransaction
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.schemas import PanicReason
 from esper.tolaria import EngineConfig, OneByOne, TrialBatch
@@ -21,9 +22,10 @@ from tests.tolaria.populations import OPEN, World, as_one, furthest, play
 from tests.tolaria.trials import are_equal, weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from esper.leyline.host import HostFamily
+    from esper.leyline.layer_ops import LayerOps
     from esper.leyline.reports import TrialReport
     from esper.tolaria import Trial
     from esper.tolaria.engine.base import Trainer
@@ -73,6 +75,32 @@ class Silent(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         value: Tensor = self.norm(h)
         return value
+
+
+class Wasteful(Straight):
+    """Holds a layer that is never used, and one that the member's luck decides about at every step; both would wither by decay."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.spare = nn.Linear(channels, channels)
+        self.sometimes = nn.Linear(channels, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        value = super().forward(h)
+        is_used = self.training and float(torch.rand(())) < 0.5
+        return value + 0.1 * torch.tanh(self.sometimes(h)) if is_used else value
+
+
+class Spare(Straight):
+    """States a formula for all members, and holds a layer that is never used."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.spare = nn.Linear(channels, channels)
+
+    @staticmethod
+    def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
+        return h + torch.relu(ops.dense(layers.layer, h))
 
 
 class Breaking(Straight):
@@ -127,8 +155,8 @@ ORDINARY = [
 
 @pytest.mark.parametrize(("family", "build", "optimizer"), ORDINARY)
 def test_an_ordinary_module_agrees(family: HostFamily, build: Callable[[int], nn.Module], optimizer: str) -> None:
-    engine = EngineConfig(optimizer=optimizer, weight_decay=0.02, memory_format="contiguous")  # type: ignore[arg-type]
-    world = world_with(family, build, engine=engine)  # dropout draws in the order of memory, and a view needs it
+    engine = EngineConfig(optimizer=optimizer, weight_decay=0.02)  # type: ignore[arg-type]
+    world = world_with(family, build, engine=engine)
     alone, together = (lives(world, trainer) for trainer in (OneByOne(), as_one()))
     gap, where = furthest(alone, together)
     assert gap < 1e-6, where
@@ -136,8 +164,47 @@ def test_an_ordinary_module_agrees(family: HostFamily, build: Callable[[int], nn
     assert [seed.alpha for seed in seeds if seed is not None] == [0.0 if build is Silent else 1.0] * len(seeds)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("build", [Wasteful, Spare])
+def test_what_is_not_used_is_left_alone(build: Callable[[int], nn.Module], optimizer: str) -> None:
+    engine = EngineConfig(optimizer=optimizer, weight_decay=0.5)  # type: ignore[arg-type]
+    world = world_with("mlp", build, engine=engine)
+    alone, together = (trained(world, trainer) for trainer in (OneByOne(), as_one()))
+    for own, ours in zip(alone, together, strict=True):
+        assert own.model.state_dict().keys() == ours.model.state_dict().keys()
+        for name, value in own.model.state_dict().items():
+            torch.testing.assert_close(ours.model.state_dict()[name], value, rtol=1e-9, atol=1e-9, msg=name)
+        for name, parameter in ours.model.named_parameters():
+            if ".spare." in name:
+                assert parameter.grad is None
+        for (name, parameter), (_, twin) in zip(own.model.named_parameters(), ours.model.named_parameters(), strict=True):
+            count = own.engine.optimizer.state.get(parameter, {}).get("step", 0)
+            assert ours.engine.optimizer.state.get(twin, {}).get("step", 0) == count, name
+
+
+def test_its_own_engine_gives_a_users_blueprint_contiguous_values() -> None:
+    world = world_with("cnn", Fancy, dtype=torch.float32)
+    engine = world.engines(0, 1)[0]
+    with GrowthTransaction(engine.model, engine.optimizer):
+        engine.model.apply(FactoredAction(op=LifecycleOp.GERMINATE, blueprint=PLACE), val_accuracy=20.0)
+        engine.model.tick(val_accuracy=20.0, contributions={}, solo={})
+    assert any(slot.computes for slot in engine.model.seed_slots)
+    assert engine.layout.memory_format == "contiguous"
+    assert math.isfinite(engine.train_epoch(0).loss)  # a view in it would fail otherwise
+
+
+def trained(world: World, trainer: Trainer) -> Sequence[Trial]:
+    """Trials whose seeds have grown and trained."""
+    batch = TrialBatch(world.make, trainer)
+    reports = batch.start(world.requests(5, MEMBERS))
+    players = [Grower(world, member) for member in range(MEMBERS)]
+    for _ in range(6):
+        reports = batch.step([player.decide(report) for player, report in zip(players, reports, strict=True)])
+    return batch.trials
+
+
 def test_an_ordinary_modules_state_is_its_members() -> None:
-    world = world_with("cnn", Fancy, engine=EngineConfig(memory_format="contiguous"))
+    world = world_with("cnn", Fancy)
     batches = []
     for trainer in (OneByOne(), as_one()):
         batch = TrialBatch(world.make, trainer)

@@ -119,8 +119,8 @@ def check_sweep(config: SweepConfig, name: str) -> Sweep:
         raise ConfigError(f"checkpoint.uri={base.checkpoint.uri!r} would be shared by all trials; leave it out: Tune copies what they save")
     if config.metric not in OBJECTIVES:
         raise ConfigError(f"metric={config.metric!r} is measured in no round; there are {', '.join(OBJECTIVES)}")
-    _check_parameters(sweep)
     _check_comparability(config.metric, space)
+    _check_parameters(sweep)
     _check_scheduler(config, space, base)
     rng = np.random.default_rng(config.seed)
     for _ in range(NUM_TRIED):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from esper.kasmina.population.columns import Stack, pick
 from esper.kasmina.population.seeds import SeedRunner
 from esper.kasmina.transfer import bring
 
@@ -45,7 +46,7 @@ class Branches:
         self,
         configurations: Sequence[Sequence[Sequence[int]]],
         runners: Sequence[Sequence[SeedRunner]],
-        tensors: Sequence[Sequence[Sequence[Tensor]]],
+        tensors: Sequence[Sequence[Sequence[Stack]]],
     ) -> None:
         self._configurations = [[frozenset(slots) for slots in own] for own in configurations]
         self._runners = runners
@@ -118,10 +119,10 @@ class Branches:
         return sorted(forks, key=place)
 
 
-def _run(runner: SeedRunner, h: Tensor, tensors: Sequence[Tensor], members: Sequence[int]) -> Tensor:
+def _run(runner: SeedRunner, h: Tensor, tensors: Sequence[Stack], members: Sequence[int]) -> Tensor:
     own = runner.cell.members
     if tuple(members) == own:
         return runner.run(h, tensors)
     rows = [own.index(member) for member in members]
     index = bring(torch.tensor(rows), h.device)
-    return runner.run(h, [tensor.index_select(0, index) for tensor in tensors], rows)
+    return runner.run(h, [pick(stack, rows, index) for stack in tensors], rows)

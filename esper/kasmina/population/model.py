@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from esper.kasmina.model import MorphogeneticModel
+    from esper.kasmina.population.columns import Stack
 
 Likeness = tuple[tuple[tuple[str, bool, Manner] | None, ...], ...]
 """What stands in every slot of every member, as far as it decides which seeds run together."""
@@ -69,11 +70,11 @@ class Population:
         for index, slot in enumerate(models[0].seed_slots):
             self._slots_behind.setdefault(slot.spec.segment, []).append(index)
         everyone = tuple(range(len(models)))
-        cells = [runner.cell for runners in self._runners for runner in runners]
+        seeds = [runner for runners in self._runners for runner in runners]
         self.storage = Storage(
             [
                 Block(everyone, tuple(tuple(model.get_submodule("host").parameters()) for model in models), learns=True),
-                *(Block(cell.members, tuple(tuple(row) for row in cell.parameters), learns=cell.learns) for cell in cells),
+                *(runner.block() for runner in seeds),
             ]
         )
 
@@ -164,11 +165,11 @@ class Population:
         layers = [model.get_submodule(spec.layer_id) for spec in self.models[0].host.layer_specs()]
         return [[places[id(parameter)] for parameter in layer.parameters()] for layer in layers]
 
-    def _tensors(self, *, with_grad: bool) -> tuple[list[Tensor], list[list[list[Tensor]]]]:
+    def _tensors(self, *, with_grad: bool) -> tuple[list[Tensor], list[list[list[Stack]]]]:
         """Parameters of the host, and of every runner of every slot, members in front."""
         host, *rest = self.storage.stacked(with_grad=with_grad)
         seeds = iter(rest)
-        return host, [[next(seeds) for _ in runners] for runners in self._runners]
+        return [stack for stack in host if isinstance(stack, Tensor)], [[next(seeds) for _ in runners] for runners in self._runners]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -178,7 +179,7 @@ class Population:
                 stack.enter_context(evaluating(module))
             yield
 
-    def _grow(self, h: Tensor, slot: int, tensors: Sequence[Sequence[Tensor]], surroundings: Surroundings) -> Tensor:
+    def _grow(self, h: Tensor, slot: int, tensors: Sequence[Sequence[Stack]], surroundings: Surroundings) -> Tensor:
         """Run the seeds behind one slot, and pass the members by that have none."""
         runners, line = self._runners[slot], self._lines[slot]
         *parts, passed = line.arrange(h).split(line.sizes)

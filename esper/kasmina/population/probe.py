@@ -28,7 +28,7 @@ def probe_population(population: Population, x: Tensor, y: Tensor) -> list[HostP
         losses = F.cross_entropy(trace.logits.flatten(0, -2), y.flatten(), reduction="none").view(len(x), -1).mean(1)
         leaf = population.storage.leaf
         *at_slots, at_leaf = torch.autograd.grad(losses.sum(), [*trace.values, leaf])
-    weights, gradients = (population.storage.cut(tensor)[0] for tensor in (leaf.detach(), at_leaf))
+    weights, gradients = (_of_hosts(population, tensor) for tensor in (leaf.detach(), at_leaf))
     model = population.models[0]
     family = model.host.family
     slots = [_slot_figures(value.detach(), gradient, family) for value, gradient in zip(trace.values, at_slots, strict=True)]
@@ -48,6 +48,11 @@ def probe_population(population: Population, x: Tensor, y: Tensor) -> list[HostP
         )
         for slot_rows, layer_rows in zip(slot_figures, layer_figures, strict=True)
     ]
+
+
+def _of_hosts(population: Population, values: Tensor) -> list[Tensor]:
+    """What of a tensor shaped as the storage's leaf belongs to every parameter of the hosts, members in front."""
+    return [stack for stack in population.storage.cut(values)[0] if isinstance(stack, Tensor)]
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from esper.kasmina.model import BlueprintError
 from esper.kasmina.population.cells import Cell, own_parameters, runs_of_manners
 from esper.kasmina.population.stack import StackPlan
+from esper.kasmina.population.storage import Block
 from esper.kasmina.slot import SeedSlot, mix_in, seed_input
 from esper.kasmina.transfer import bring
 from esper.leyline.layer_ops import LayerOps, Stackable
@@ -20,6 +21,7 @@ from esper.leyline.layer_ops import LayerOps, Stackable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from esper.kasmina.population.columns import Stack
     from esper.leyline.host import HostFamily
 
 MAX_ALPHAS = 64
@@ -51,13 +53,19 @@ class SeedRunner:
         self._gate = _formula(gate[0], ops) if gate else None
         self._alphas: dict[tuple[float, ...], float | Tensor] = {}
 
+    def block(self) -> Block:
+        """The seeds' parameters; those of modules that run member by member lie apart."""
+        cell = self.cell
+        num_apart = self._num_seed_tensors if self._seed is None else 0
+        return Block(cell.members, tuple(tuple(row) for row in cell.parameters), learns=cell.learns, num_apart=num_apart)
+
     @property
     def own_modules(self) -> tuple[nn.Module, ...]:
         """The seeds' own modules, if they run member by member because their blueprint has no formula for all at once."""
         return tuple(place.planted[1] for place in self.cell.places if place.planted is not None) if self._seed is None else ()
 
     def run(
-        self, h: Tensor, tensors: Sequence[Tensor], rows: Sequence[int] | None = None, surroundings: Surroundings = no_surroundings
+        self, h: Tensor, tensors: Sequence[Stack], rows: Sequence[int] | None = None, surroundings: Surroundings = no_surroundings
     ) -> Tensor:
         """Value behind the slot.
 
@@ -87,7 +95,7 @@ class SeedRunner:
             first = last
         return torch.cat(mixed) if len(runs) > 1 else mixed[0]
 
-    def _grow(self, h: Tensor, tensors: Sequence[Tensor], rows: Sequence[int], surroundings: Surroundings) -> Tensor:
+    def _grow(self, h: Tensor, tensors: Sequence[Stack], rows: Sequence[int], surroundings: Surroundings) -> Tensor:
         """What the seeds make of their inputs."""
         own = tensors[: self._num_seed_tensors]
         if self._seed is None:
@@ -140,7 +148,7 @@ def _is_stackable(module: nn.Module, num_own: int) -> bool:
     return isinstance(module, Stackable) and not has_buffers and len(list(module.parameters())) == num_own
 
 
-def _formula(module: nn.Module, ops: LayerOps) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
+def _formula(module: nn.Module, ops: LayerOps) -> Callable[[Sequence[Stack], Tensor], Tensor]:
     """(parameters, values) → values, with members in front of both."""
     assert isinstance(module, Stackable)
     plan, value = StackPlan(module), module.value

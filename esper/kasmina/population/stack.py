@@ -10,7 +10,7 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
+    from esper.kasmina.population.columns import Stack
 
 
 class Stacked:
@@ -66,7 +66,7 @@ class StackPlan:
         self._nodes: list[_Node] = []
         self._add(template, -1, "", places)
 
-    def bind(self, tensors: Sequence[Tensor]) -> Stacked:
+    def bind(self, tensors: Sequence[Stack]) -> Stacked:
         """The tree of attributes that carries these tensors.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.population.columns import Column, cut, make_columns
+from esper.kasmina.population.columns import Column, Stack, cut, make_column, make_stacked_column
 from esper.kasmina.population.product import ALIGNMENT_BYTES
 from esper.kasmina.transfer import bring
 
@@ -26,6 +26,8 @@ class Block:
     members: tuple[int, ...]
     rows: tuple[tuple[nn.Parameter, ...], ...]
     learns: bool
+    num_apart: int = 0
+    """How many parameters of a row, from the first, are cut row by row, because each member uses them in its own way."""
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
@@ -87,8 +89,9 @@ class Storage:
         self.num_learning = sum(self._widths)
         self.leaf = self.flat[: self.num_learning].detach().requires_grad_()
         """What is trained, as a leaf for autograd."""
-        self._columns = _columns(self.blocks)
-        self._num_learning_columns = sum(len(block.shapes) for block in self.blocks if block.learns)
+        self._columns, self._places_of = _columns(self.blocks)
+        self._num_learning_columns = sum(_num_columns(block) for block in self.blocks if block.learns)
+        self._heard = [True] * self._num_learning_columns
         self._resting = [column.of(self.flat) for column in self._columns[self._num_learning_columns :]]
         self._learning_blocks = [block for block in self.blocks if block.learns and block.size]
         self._members = [bring(torch.tensor(block.members), self.flat.device) for block in self._learning_blocks]
@@ -102,31 +105,39 @@ class Storage:
         """Views of a tensor shaped as `leaf`: what belongs to the parameter of every place, in its shape."""
         return _views(values, self._learning, self._widths)
 
-    def stacked(self, *, with_grad: bool) -> list[list[Tensor]]:
-        """Parameters of every block as [rows, …], in the order in which the blocks were given.
+    def stacked(self, *, with_grad: bool) -> list[list[Stack]]:
+        """Parameters of every block as [rows, …], or as one tensor a row, in the order in which the blocks were given.
 
         Args:
             with_grad: Whether those that learn are to be differentiated with respect to `leaf`.
         """
         return self.cut(self.leaf if with_grad else self.leaf.detach())
 
-    def cut(self, learning: Tensor) -> list[list[Tensor]]:
+    def cut(self, learning: Tensor) -> list[list[Stack]]:
         """The same of any tensor in the place of `leaf`, as of a gradient; blocks that do not learn are what they are."""
-        pieces = iter([*cut(learning, self._columns[: self._num_learning_columns]), *self._resting])
-        tensors: list[list[Tensor]] = [[] for _ in self.blocks]
+        pieces = iter([*cut(learning, self._columns[: self._num_learning_columns], self._heard), *self._resting])
+        tensors: list[list[Stack]] = [[] for _ in self.blocks]
         for i, block in zip(self._order, self.blocks, strict=True):
-            tensors[i] = [next(pieces) for _ in block.rows[0]]
+            apart = [tuple(next(pieces) for _ in block.rows) for _ in range(block.num_apart)]
+            tensors[i] = [*apart, *(next(pieces) for _ in block.rows[0][block.num_apart :])]
         return tensors
 
+    def unheard(self) -> frozenset[int]:
+        """Places on which nothing depended that the last gradient was taken of; optimizers leave such parameters alone."""
+        if all(self._heard):
+            return frozenset()
+        return frozenset(place for places, heard in zip(self._places_of, self._heard, strict=False) if not heard for place in places)
+
     def hand_out(self, gradient: Tensor) -> None:
-        """Give every parameter that learns its part of a gradient with respect to `leaf`, until the next one is handed out."""
+        """Give every parameter that was heard its part of the last gradient with respect to `leaf`, until the next is handed out."""
         if self._handed is None:
             whole = torch.empty_like(gradient)
             self._handed = whole, self.parts(whole)
         whole, parts = self._handed
         whole.copy_(gradient)
-        for parameter, part in zip(self._learning, parts, strict=True):
-            parameter.grad = part
+        unheard = self.unheard()
+        for place, (parameter, part) in enumerate(zip(self._learning, parts, strict=True)):
+            parameter.grad = None if place in unheard else part
 
     def square_sums(self, values: Tensor, num_members: int) -> Tensor:
         """Sum of squares of what belongs to each member, [K], of a tensor shaped as `leaf`."""
@@ -147,13 +158,29 @@ class Storage:
         return list(zip(self._members, rows, strict=True))
 
 
-def _columns(blocks: Sequence[Block]) -> list[Column]:
+def _columns(blocks: Sequence[Block]) -> tuple[list[Column], list[list[int]]]:
+    """Columns of all blocks, and whose places each of them covers."""
     columns: list[Column] = []
-    start = 0
+    places: list[list[int]] = []
+    start = first = 0
     for block in blocks:
-        columns += make_columns(len(block.rows), block.shapes, block.widths, start=start)
-        start += block.size
-    return columns
+        size, num_rows, stride = len(block.shapes), len(block.rows), block.row_size
+        own = [list(range(first + i, first + i + num_rows * size, size)) for i in range(size)]
+        for i, (shape, width) in enumerate(zip(block.shapes, block.widths, strict=True)):
+            if i < block.num_apart:
+                columns += [make_column(shape, start + row * stride) for row in range(num_rows)]
+                places += [[place] for place in own[i]]
+            else:
+                columns.append(make_stacked_column(num_rows, shape, start, stride=stride))
+                places.append(own[i])
+            start += width
+        start += (num_rows - 1) * stride
+        first += num_rows * size
+    return columns, places
+
+
+def _num_columns(block: Block) -> int:
+    return len(block.shapes) + block.num_apart * (len(block.rows) - 1)
 
 
 def _whole_lines(parameter: Tensor) -> int:

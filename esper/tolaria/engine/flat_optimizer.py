@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from esper.kasmina.transfer import bring
 from esper.tolaria.engine.sequential import make_optimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from esper.kasmina.population.storage import Storage
     from esper.tolaria.engine.base import EngineConfig
@@ -22,10 +23,22 @@ MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 STEP = "step"
 
 
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Numbers side by side that the library's optimizer updates as one."""
+
+    start: int
+    stop: int
+    first_place: int
+    num_places: int
+    numbers: Tensor
+
+
 class FlatOptimizer:
     """Takes over the members' optimizer states: from now on they are views of flat ones.
 
     Numbers that were trained for equally many steps lie together in one segment, which the library's own optimizer updates.
+    Parameters on which the loss did not depend once have segments of their own, which such a step leaves out.
 
     Args:
         storage: The population's parameters.
@@ -35,25 +48,20 @@ class FlatOptimizer:
     """
 
     def __init__(self, storage: Storage, optimizers: Sequence[torch.optim.Optimizer], config: EngineConfig, learning_rate: float) -> None:
+        self._storage, self._config = storage, config
         self._owned = [(optimizers[place.member], place.parameter) for place in storage.places]
         self._has_steps = config.optimizer == "adamw"
         states = [optimizer.state.get(parameter, {}) for optimizer, parameter in self._owned]
         self._counts = _steps(states)
-        flat = {name: torch.zeros_like(storage.leaf.detach()) for name in MOMENTS[config.optimizer]}
-        parts = {name: storage.parts(moment) for name, moment in flat.items()}
+        self._moments = {name: torch.zeros_like(storage.leaf.detach()) for name in MOMENTS[config.optimizer]}
+        parts = {name: storage.parts(moment) for name, moment in self._moments.items()}
         for name, views in parts.items():
             _fill(views, [state.get(name) for state in states])
         self._states: list[dict[str, Any]] = [{name: views[i] for name, views in parts.items()} for i in range(len(states))]
         for (optimizer, parameter), state in zip(self._owned, self._states, strict=True):
             optimizer.state[parameter] = state
-        self._bounds = _runs(self._counts, [place.width for place in storage.places])
-        self._segments = [storage.leaf.detach()[start:stop] for start, stop, _ in self._bounds]
-        self._optimizer = make_optimizer(self._segments, config, learning_rate)
-        for segment, (start, stop, count) in zip(self._segments, self._bounds, strict=True):
-            state = {name: moment[start:stop] for name, moment in flat.items()}
-            if self._has_steps:
-                state[STEP] = bring(torch.tensor(float(count)), segment.device)
-            self._optimizer.state[segment] = state
+        self._apart: frozenset[int] = frozenset()
+        self._divide(learning_rate)
         self._written: list[tuple[dict[str, Any], tuple[Tensor, int]]] = []
         """Steps as they were told, and how often they had been changed then: reading them would wait for a GPU."""
         self._write_counts()
@@ -65,40 +73,72 @@ class FlatOptimizer:
             return False
         return all(state.get(STEP) is count and count._version == version for state, (count, version) in self._written)
 
-    def step(self, gradient: Tensor, learning_rate: float) -> None:
-        """Update every member's parameters by its part of a gradient with respect to the storage's leaf."""
-        for segment, (start, stop, _) in zip(self._segments, self._bounds, strict=True):
-            segment.grad = gradient[start:stop]
+    def step(self, gradient: Tensor, learning_rate: float, unheard: frozenset[int] = frozenset()) -> None:
+        """Update every member's parameters by its part of a gradient with respect to the storage's leaf.
+
+        Args:
+            gradient: Shaped as the leaf.
+            learning_rate: Of this step.
+            unheard: Places of parameters on which the loss did not depend: they stay as they are, as does what is remembered of them.
+        """
+        if not unheard <= self._apart:
+            self._apart |= unheard
+            self._count()
+            self._divide(learning_rate)
+        for i, segment in enumerate(self._segments):
+            is_left_out = segment.first_place in unheard
+            segment.numbers.grad = None if is_left_out else gradient[segment.start : segment.stop]
+            self._taken[i] += not is_left_out
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
 
-    def hand_back(self, num_steps: int, learning_rate: float) -> None:
-        """Tell the members' own optimizers that so many steps were taken, the last at this rate; moments they see anyway."""
-        self._counts = [count + num_steps for count in self._counts]
+    def hand_back(self, learning_rate: float) -> None:
+        """Tell the members' own optimizers how many steps were taken, the last at this rate; moments they see anyway."""
+        self._count()
         self._write_counts()
         for segment in self._segments:
-            segment.grad = None
+            segment.numbers.grad = None
         for optimizer in {id(optimizer): optimizer for optimizer, _ in self._owned}.values():
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
+    def _divide(self, learning_rate: float) -> None:
+        """Make an optimizer for the segments that there are now."""
+        leaf, widths = self._storage.leaf.detach(), [place.width for place in self._storage.places]
+        self._segments = list(_segments(leaf, self._counts, widths, self._apart))
+        self._taken = [0] * len(self._segments)
+        """Steps of every segment that are not yet in the counts of its places."""
+        self._optimizer = make_optimizer([segment.numbers for segment in self._segments], self._config, learning_rate)
+        for segment in self._segments:
+            state = {name: moment[segment.start : segment.stop] for name, moment in self._moments.items()}
+            if self._has_steps:
+                state[STEP] = bring(torch.tensor(float(self._counts[segment.first_place])), leaf.device)
+            self._optimizer.state[segment.numbers] = state
+
+    def _count(self) -> None:
+        """Credit the places with the steps that were taken."""
+        for i, segment in enumerate(self._segments):
+            for place in range(segment.first_place, segment.first_place + segment.num_places):
+                self._counts[place] += self._taken[i]
+            self._taken[i] = 0
+
     def _write_counts(self) -> None:
         if self._has_steps:
-            counts = bring(torch.tensor(self._counts, dtype=torch.float32), self._segments[0].device).unbind()
+            counts = bring(torch.tensor(self._counts, dtype=torch.float32), self._storage.leaf.device).unbind()
             for state, count in zip(self._states, counts, strict=True):
                 state[STEP] = count
             self._written = [(state, (count, count._version)) for state, count in zip(self._states, counts, strict=True)]
 
 
-def _runs(counts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Start, stop and count of every run of parameters that were trained equally often."""
-    runs, start = [], 0
-    for count, run in groupby(zip(counts, sizes, strict=True), key=lambda pair: pair[0]):
-        stop = start + sum(size for _, size in run)
-        runs.append((start, stop, count))
-        start = stop
-    return runs
+def _segments(leaf: Tensor, counts: Sequence[int], widths: Sequence[int], apart: frozenset[int]) -> Iterator[_Segment]:
+    """Every run of parameters that were trained equally often, and everything that stays apart by itself."""
+    start = first = 0
+    for _, run in groupby(range(len(counts)), key=lambda place: (counts[place], place if place in apart else None)):
+        places = list(run)
+        stop = start + sum(widths[place] for place in places)
+        yield _Segment(start, stop, first, len(places), leaf[start:stop])
+        start, first = stop, first + len(places)
 
 
 def _steps(states: Sequence[dict[str, Any]]) -> list[int]:

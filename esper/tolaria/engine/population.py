@@ -78,7 +78,7 @@ class PopulationEngine:
                     num_labels += y[0].numel()
                 clock.lap()
         finally:
-            optimizer.hand_back(num_steps, rate)
+            optimizer.hand_back(rate)
         assert norms is not None
         self._observe_gradients()
         figures = torch.stack([total_loss.double() / num_labels, 100.0 * num_correct.double() / num_labels, norms.double()]).tolist()
@@ -163,7 +163,7 @@ class PopulationEngine:
         norms = storage.square_sums(gradient, len(self.members)).sqrt() if is_last or limit is not None else None
         if norms is not None and limit is not None:
             storage.scale(gradient, (limit / (norms + 1e-6)).clamp(max=1.0))
-        optimizer.step(gradient, rate)
+        optimizer.step(gradient, rate, storage.unheard())
         clock.lap("optimizer")
         if is_last:
             storage.hand_out(gradient)
@@ -183,11 +183,9 @@ class _Streams:
     def of(self, member: int) -> Iterator[None]:
         """A block that draws where the member's last one ended; what it raises is told whose it is."""
         node = self._nodes[member]
-        with torch.random.fork_rng(devices=self._gpus):
+        with node.torch_scope(self._gpus):
             if member in self._states:
                 self._write(self._states[member])
-            else:
-                torch.manual_seed(node.integer())
             try:
                 yield
             except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from esper.kasmina.grad_probe import HostProbe, probe
 from esper.kasmina.transfer import bring
+from esper.leyline.layer_ops import Stackable
 from esper.leyline.uncompiled import SGD, AdamW
 from esper.tolaria.data import Dataset, batches, move
 from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, EvaluationSplit, TrainingPlan
@@ -64,12 +66,15 @@ class SequentialEngine:
         self.traits = host_traits(model, dataset, plan.batch_size)
         """What the choice of the layout depends on."""
         self._layouts = choices_for(self.traits, config)
+        self._unmeasured = choices_for(replace(self.traits, is_like_measured=False), config)[True]
         self._steps = HostSteps(model, Graphs() if graphs is None else graphs)
 
     @property
     def layout(self) -> LayoutChoice:
         """How the host computes with the seeds that it has now, and why."""
-        return self._layouts[any(slot.computes for slot in self.model.seed_slots)]
+        seeds = [slot.planted[1] for slot in self.model.seed_slots if slot.computes and slot.planted is not None]
+        is_measured = all(isinstance(seed, Stackable) for seed in seeds)  # a user's own may take no other format than contiguous
+        return self._layouts[bool(seeds)] if is_measured else self._unmeasured
 
     def train_epoch(self, epoch: int, *, is_timed: bool = False) -> EpochResult:
         """Train through the data once."""

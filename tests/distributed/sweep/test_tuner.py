@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from esper.distributed.facts import examine
 from esper.distributed.sweep.tuner import Explorer, OptunaSpace, make_scheduler
 from esper.karn.store import Store
 from esper.karn.sweeps import SWEEP_FILE, SweepStore
-from tests.distributed.sweep.sweeps import EPOCHS, NUM_ENVS, ROUNDS, tiny_sweep, write_tiny
+from tests.distributed.sweep.sweeps import EPOCHS, NUM_ENVS, ROUNDS, TINY, tiny_sweep, write_tiny
 
 if TYPE_CHECKING:
     from esper.karn.sweeps import SweepTrialTable
@@ -28,6 +29,7 @@ CONDITIONAL = {
     }
 }
 PATIENCE_SEC = 600.0
+ASHA = Path(__file__).parents[3] / "configs" / "sweep" / "asha.yaml"
 
 
 def trials_of(root: Path) -> list[SweepTrialTable]:
@@ -101,6 +103,23 @@ def test_a_sweep_with_tpe_and_early_stopping_goes_from_file_to_report(tmp_path: 
     assert (root / "report.html").exists()
     assert (root / "best.yaml").exists()
     assert "best: trial" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_shipped_sweep_stops_trials_that_are_behind(tmp_path: Path) -> None:
+    rounds, root = 4, tmp_path / "sweep"
+    run = {**TINY["run"], "rollout": {**TINY["run"]["rollout"], "rounds": rounds}, "evaluation": {"seeds_per_context": 0, "contexts": []}}
+    overrides = [f"run.{key}={json.dumps(value)}" for key, value in run.items()]
+    overrides += ["num_trials=6", "max_concurrent=1", "scheduler.grace_rounds=1"]
+    overrides += ["space.seed={choice: [0, 1, 2, 3, 4, 5]}"]  # so small a task tells seeds apart, and no policy in so few rounds
+    assert main(["sweep", str(ASHA), *overrides, "--sweep-dir", str(root)]) == 0
+    played = {trial.record.number: (trial.record.status, len(trial.results)) for trial in trials_of(root)}
+    assert sorted(played) == list(range(6))
+    stopped = [num_rounds for status, num_rounds in played.values() if status == "stopped"]
+    assert stopped
+    assert all(1 <= num_rounds < rounds for num_rounds in stopped)
+    assert ("completed", rounds) in played.values()
 
 
 @pytest.mark.ray

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from esper.kasmina.population.storage import Block, Storage
+
+if TYPE_CHECKING:
+    from esper.kasmina.population.columns import Stack
 
 SHAPES = st.lists(st.sampled_from([(), (1,), (3,), (16,), (2, 3), (4, 4), (3, 1, 2)]), min_size=1, max_size=3)
 
@@ -24,6 +29,11 @@ def make_block(members: tuple[int, ...], shapes: list[tuple[int, ...]], *, learn
             first += size
         rows.append(tuple(row))
     return Block(members, tuple(rows), learns)
+
+
+def whole(stack: Stack) -> torch.Tensor:
+    assert isinstance(stack, torch.Tensor)
+    return stack
 
 
 def make_storage() -> tuple[Storage, list[Block]]:
@@ -59,7 +69,7 @@ def test_parameters_keep_their_numbers_and_become_views(kinds: list[tuple[list[t
 
 def test_what_learns_is_one_leaf() -> None:
     storage, blocks = make_storage()
-    host, resting, seeds = storage.stacked(with_grad=True)
+    host, resting, seeds = ([whole(stack) for stack in block] for block in storage.stacked(with_grad=True))
     assert storage.leaf.is_leaf
     assert [tensor.shape for tensor in (*host, *resting, *seeds)] == [(3, 2, 3), (3, 5), (1, 4), (2,), (2, 7)]
     assert [tensor.requires_grad for tensor in (*host, *resting, *seeds)] == [True, True, False, True, True]
