@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.measure import Figure, figure, run_benchmark, timed
 from benchmarks.workloads import PresetName, assemble, make_workload, open_player
 from esper.leyline.actions import WAIT, FactoredAction, LifecycleOp
+from esper.leyline.rollout import ActMode
 from esper.tolaria.counterfactual import plan_configurations
 from esper.tolaria.engine.base import Evaluate
 from esper.urza.catalogue import Catalogue
@@ -119,7 +120,7 @@ def seed_in(slot: int) -> FactoredAction:
 
 def decide_and_step(player: Player, step: StepBatch, action: FactoredAction) -> StepBatch:
     """Ask the policy, but do `action` in every trial."""
-    decision = player.learner.act(step, True)
+    decision = player.learner.act(step, ActMode.GREEDY)
     return player.worker.step(replace(decision, actions=np.array([[int(choice) for choice in action]] * len(step.done))))
 
 

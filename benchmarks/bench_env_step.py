@@ -19,6 +19,7 @@ from benchmarks.measure import Figure, figure, run_benchmark, timed
 from benchmarks.start import measure_start
 from benchmarks.workloads import PresetName, Workload, assemble, cnn_of, make_workload, open_player
 from esper.distributed.env_worker import ScriptedSpec
+from esper.leyline.rollout import ActMode
 from esper.tolaria.data import augment, batches
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def play_learned(player: Player, group: int, requests: Sequence[EpisodeRequest])
     """Play episodes with the policy network; returns the env steps."""
     step = player.worker.start(group, requests)
     while not step.done.all():
-        decided = timed(partial(player.learner.act, step, False))
+        decided = timed(partial(player.learner.act, step, ActMode.TRAIN))
         player.spent[DECIDING] = player.spent.get(DECIDING, 0.0) + decided.cpu_sec
         step = player.worker.step(decided.result)
     return sum(outcome.episode_length for outcome in player.worker.outcomes())

@@ -30,6 +30,7 @@ from esper.distributed.run_dir import create_run_dir
 from esper.distributed.runtime import open_local
 from esper.leyline.actions import NUM_HEADS
 from esper.leyline.graph import NODE_WIDTHS
+from esper.leyline.rollout import ActMode
 from esper.tamiyo import TamiyoGNNConfig, TamiyoPolicy
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def measure_update(overrides: Sequence[str], *, repeats: int) -> Figure:
             collector = Collector(runtime.executor, runtime.workers, runtime.learner, num_steps=facts.max_epochs, should_stop=lambda: False)
             for repeat in range(repeats):
                 groups = training_round(repeat, config, SEEDS.child("train"))
-                play = timed(partial(collector.play, groups, greedy=False))
+                play = timed(partial(collector.play, groups, ActMode.TRAIN))
                 update = timed(partial(runtime.learner.update, f"train/learned/{repeat}"))
                 updates.append(update.cpu_sec)
                 rounds.append(play.cpu_sec + update.cpu_sec)

@@ -31,6 +31,7 @@ from esper.distributed.requests import training_round
 from esper.distributed.run_dir import RunDir, create_run_dir
 from esper.distributed.sink_worker import SinkWorker
 from esper.leyline.rng import SeedTree
+from esper.leyline.rollout import ActMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def record(config: RunConfig, steps: int) -> Recording:
     (group,) = training_round(0, config, SeedTree(0))
     batches, events = [worker.start(0, group)], [listener.take()]
     for _ in range(steps):
-        batches.append(worker.step(learner.act(batches[-1], False)))
+        batches.append(worker.step(learner.act(batches[-1], ActMode.TRAIN)))
         events.append(listener.take())
     return Recording(tuple(batches), tuple(events))
 
@@ -148,10 +149,10 @@ def _measure(scale: Scale, recording: Recording, config: RunConfig, paths: RunDi
         return False
 
     looked_at = [0.0]
-    Collector(executor, workers, learner, num_steps=1, should_stop=lambda: False).play(groups, greedy=True)
+    Collector(executor, workers, learner, num_steps=1, should_stop=lambda: False).play(groups, ActMode.GREEDY)
     ray.get([process.take_busy_sec.remote() for process in processes])
     before, began = roles.cpu_sec(), time.perf_counter()
-    Collector(executor, workers, learner, num_steps=scale.steps, should_stop=look).play(groups, greedy=True)
+    Collector(executor, workers, learner, num_steps=scale.steps, should_stop=look).play(groups, ActMode.GREEDY)
     wall = time.perf_counter() - began
     after, memory = roles.cpu_sec(), roles.unshared_mb()
     busy = [sec for part in ray.get([process.take_busy_sec.remote() for process in processes]) for sec in part]

@@ -78,7 +78,7 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     baselines = tuple(options.baselines.split(",")) if options.baselines is not None else None
-    changes = {"seeds_per_context": options.seeds, "baselines": baselines, "split": options.split}
+    changes = {"seeds_per_context": options.seeds, "baselines": baselines, "split": options.split, "decisions": options.decisions}
     if options.json is not None and not options.json.resolve().parent.is_dir():
         raise ConfigError(f"--json {options.json}: the folder {options.json.resolve().parent} does not exist")
     comparison = evaluate_run(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from esper.distributed.executor import DataLostError, LearnerHungError, PartLostError, without_learner
 from esper.distributed.supervise import Fault, overdue
+from esper.leyline.rollout import ActMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ class Collector:
         self._should_stop = should_stop
         self._crew = crew
 
-    def play(self, groups: Sequence[Sequence[EpisodeRequest]], *, greedy: bool) -> list[EpisodeOutcome]:
+    def play(self, groups: Sequence[Sequence[EpisodeRequest]], mode: ActMode) -> list[EpisodeOutcome]:
         """Play one episode per request with the learner's policy.
 
         Whoever is idle takes the next group. At most one call per worker is under way, so nothing queues up in front of a
@@ -68,7 +69,7 @@ class Collector:
 
         Args:
             groups: Episodes that are played in lockstep.
-            greedy: Take the most probable action and do not record transitions for learning.
+            mode: How the learner decides, and whether it learns from it.
 
         Returns:
             Outcomes in the order of the requests.
@@ -78,7 +79,7 @@ class Collector:
             LearnerLostError: If the learner is gone; what this round brought is gone with it.
         """
         work = [(i, tuple(group)) for i, group in enumerate(groups)]
-        return self._play([_LearnedGroup(self._executor, self._learner, own, self._num_steps, greedy) for own in work])
+        return self._play([_LearnedGroup(self._executor, self._learner, own, self._num_steps, mode) for own in work])
 
     def play_scripted(self, policies: Sequence[Sequence[ScriptedSpec]], groups: Sequence[Sequence[EpisodeRequest]]) -> list[EpisodeOutcome]:
         """Play one episode per request, each with its own policy that needs no learner, inside the workers.
@@ -126,13 +127,13 @@ class _LearnedGroup:
     """start, then a decision and a step for every epoch, then outcomes, then settle."""
 
     def __init__(
-        self, executor: Executor, learner: Any, work: tuple[int, tuple[EpisodeRequest, ...]], num_steps: int, greedy: bool
+        self, executor: Executor, learner: Any, work: tuple[int, tuple[EpisodeRequest, ...]], num_steps: int, mode: ActMode
     ) -> None:
         self._executor = executor
         self._learner = learner
         self._group, self._requests = work
         self._num_steps = num_steps
-        self._greedy = greedy
+        self._mode = mode
         self._step = 0
         self._decision: Ref | None = None
         self.outcomes: Ref = None
@@ -152,7 +153,7 @@ class _LearnedGroup:
     def proceed(self, worker: Any, ref: Ref) -> Ref | None:
         step, self._step = self._step, self._step + 1
         if step <= self._num_steps:
-            self._decision = self._executor.call(self._learner, "act", ref, self._greedy)
+            self._decision = self._executor.call(self._learner, "act", ref, self._mode)
         if step < self._num_steps:
             return self._executor.call(worker, "step", self._decision)
         if step == self._num_steps:
@@ -164,7 +165,7 @@ class _LearnedGroup:
         return self._decision is not None and not self._executor.is_done(self._decision)
 
     def discard(self) -> None:
-        if not self._greedy:
+        if self._mode is ActMode.TRAIN:
             self._executor.call(self._learner, "discard", self._group, self._requests[0].episode_idx)
 
 

@@ -14,11 +14,13 @@ from esper.distributed.preflight import evaluated_contexts
 from esper.distributed.requests import Groups, evaluation_episodes, in_groups, search_episodes
 from esper.leyline.reports import EpisodeOutcome
 from esper.leyline.rng import SeedTree
+from esper.leyline.rollout import ActMode
 from esper.simic.comparison import PairedComparison, PolicySummary, ScoreTable, summarise
 from esper.simic.comparison import compare as compare_pair
 from esper.simic.fixed_search import FixedPlanSearch, Plan
 
 if TYPE_CHECKING:
+    from esper.distributed.config import EvaluationConfig
     from esper.distributed.driver import Run
 
 SEARCH_GENERATION = 32
@@ -30,6 +32,8 @@ class Comparison:
     """Every policy on the same episodes."""
 
     split: str
+    decisions: str
+    """How the learned policy decided: greedy or sampled."""
     outcomes: Mapping[str, tuple[EpisodeOutcome, ...]]
     """Policy → its episodes, paired across policies."""
     summaries: tuple[PolicySummary, ...]
@@ -44,6 +48,7 @@ class Comparison:
         """Plain data for JSON."""
         return {
             "split": self.split,
+            "decisions": self.decisions,
             "summaries": [asdict(summary) for summary in self.summaries],
             "differences": [asdict(difference) for difference in self.differences],
             "fixed_plan": self.fixed_plan,
@@ -53,7 +58,7 @@ class Comparison:
 
 
 def compare(run: Run) -> Comparison:
-    """Play the learned policy greedily and every baseline on unseen host seeds.
+    """Play the learned policy, as the settings want it to decide, and every baseline on unseen host seeds.
 
     Raises:
         InterruptedRound: If the user stopped it.
@@ -66,7 +71,7 @@ def compare(run: Run) -> Comparison:
         root=evaluation.seed,
         group_size=rollout.envs_per_actor,
     )
-    outcomes = {LEARNED: tuple(run.collector.play(groups, greedy=True))}
+    outcomes = {LEARNED: tuple(run.collector.play(groups, ActMode(evaluation.decisions)))}
     plan: Plan | None = None
     budget = 0
     for name in evaluation.baselines:
@@ -74,7 +79,7 @@ def compare(run: Run) -> Comparison:
             budget = evaluation.fixed_budget or run.counts.episodes
             plan = search_fixed_plan(run, budget)
         outcomes[name] = play_scripted(run, ScriptedSpec(name, plan or ()), groups)
-    return _summarise(outcomes, evaluation.split, plan, budget)
+    return _summarise(outcomes, evaluation, plan, budget)
 
 
 def play_scripted(run: Run, spec: ScriptedSpec, groups: Groups) -> tuple[EpisodeOutcome, ...]:
@@ -102,12 +107,15 @@ def search_fixed_plan(run: Run, budget: int) -> Plan:
     return search.best()
 
 
-def _summarise(outcomes: Mapping[str, tuple[EpisodeOutcome, ...]], split: str, plan: Plan | None, budget: int) -> Comparison:
+def _summarise(
+    outcomes: Mapping[str, tuple[EpisodeOutcome, ...]], evaluation: EvaluationConfig, plan: Plan | None, budget: int
+) -> Comparison:
     table = ScoreTable.from_scores({policy: _by_context(played) for policy, played in outcomes.items()})
     rng = np.random.default_rng(0)
     baselines = [policy for policy in outcomes if policy != LEARNED]
     return Comparison(
-        split=split,
+        split=evaluation.split,
+        decisions=evaluation.decisions,
         outcomes=outcomes,
         summaries=summarise(table, rng),
         differences=tuple(compare_pair(table, LEARNED, baseline, rng=rng) for baseline in baselines),

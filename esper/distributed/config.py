@@ -114,6 +114,9 @@ class EvaluationConfig:
         ("random", "wait", "plateau", "gradient"), "policies to compare with; fixed searches a schedule with fixed_budget episodes"
     )
     fixed_budget: int | None = setting(None, "episodes the fixed-schedule search may play; none: as many as training played", ge=1)
+    decisions: Literal["greedy", "sampled"] = setting(
+        "greedy", "of the learned policy; greedy: each head's most probable choice; sampled: drawn, as in training"
+    )
     seed: int = setting(20_000, "root of the evaluation's randomness; equal seeds pair the policies' episodes", ge=0)
 
 

@@ -20,6 +20,7 @@ from esper.distributed.story import RunStory
 from esper.distributed.supervise import Fault
 from esper.leyline.reports import EpisodeOutcome
 from esper.leyline.rng import SeedTree
+from esper.leyline.rollout import ActMode
 from esper.simic.update_report import UpdateReport
 
 
@@ -116,7 +117,7 @@ def play_round(run: Run) -> RoundReport:
     """One episode per environment, then one update."""
     started = time.perf_counter()
     groups = training_round(run.counts.rounds, run.config, run.seeds)
-    outcomes = run.collector.play(groups, greedy=False)
+    outcomes = run.collector.play(groups, ActMode.TRAIN)
     group = group_id("train", LEARNED, run.counts.rounds)
     env_steps = run.counts.env_steps + sum(outcome.episode_length for outcome in outcomes)
     num_rollbacks = sum(outcome.outcome_type == "rolled_back" for outcome in outcomes)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from esper.distributed.gauges import Gauges
-    from esper.leyline.rollout import DecisionBatch, StepBatch
+    from esper.leyline.rollout import ActMode, DecisionBatch, StepBatch
     from esper.nissa.emitter import BufferedEmitter, EmitterStats
     from esper.simic.learner import Learner
     from esper.simic.update_report import UpdateReport
@@ -44,10 +44,10 @@ class LearnerWorker:
         """Updates so far; answers once the part is built."""
         return self._learner.version
 
-    def act(self, step: StepBatch, greedy: bool) -> DecisionBatch:
+    def act(self, step: StepBatch, mode: ActMode) -> DecisionBatch:
         """Decide for one group of trials."""
         self._gauges.beat()
-        return self._learner.act(step, greedy=greedy)
+        return self._learner.act(step, mode)
 
     def update(self, group_id: str, env_steps: int | None = None, num_rollbacks: int | None = None) -> UpdateReport:
         """Learn from the round that was just played.

@@ -44,7 +44,8 @@ def print_comparison(comparison: Comparison) -> None:
     """Print the table of policies and the differences between the learned one and each baseline."""
     console = Console(highlight=False, soft_wrap=True)
     num_episodes = len(next(iter(comparison.outcomes.values())))
-    console.print(policy_table(policy_rows(comparison), title=f"{num_episodes} unseen hosts each, split {comparison.split!r}"))
+    title = f"{num_episodes} unseen hosts each, split {comparison.split!r}, {comparison.decisions} decisions"
+    console.print(policy_table(policy_rows(comparison), title=title))
     for pair in comparison.differences:
         d, p = pair.difference, pair.probability_of_improvement
         console.print(

@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from esper.distributed.build import TelemetryStore
 
 POLL_SEC = 0.05
-"""Pause after the queue was found empty."""
+"""Shortest pause after the queue was found empty."""
+IDLE_SEC = 1.0
+"""Longest pause, if nobody asks for anything meanwhile."""
 
 
 class SinkWorker:
     """Moves batches from a queue into the store until it is closed.
+
+    It looks into the queue when somebody asks for something: a producer asks for acknowledgements whenever it has put batches
+    there. Where nobody does, it looks once in `IDLE_SEC`.
 
     Args:
         make_store: Opens the store, in the thread that will use it.
@@ -37,6 +42,7 @@ class SinkWorker:
         self._incarnation = 0
         self._transport: InProcessTransport | None = None
         self._failure: Exception | None = None
+        self._is_asked = threading.Event()
         self._is_closing = threading.Event()
         self._is_open = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry-sink", daemon=True)
@@ -56,6 +62,7 @@ class SinkWorker:
         """Highest stored sequence number of a producer, once the store is open; 0 if none."""
         self._is_open.wait()
         self._raise_failure()
+        self._is_asked.set()
         return self._transport.acknowledged(source, incarnation) if self._transport else 0
 
     def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
@@ -73,6 +80,7 @@ class SinkWorker:
     def close(self) -> None:
         """Store what still waits, then close the store."""
         self._is_closing.set()
+        self._is_asked.set()
         self._thread.join()
         self._raise_failure()
 
@@ -94,6 +102,7 @@ class SinkWorker:
     def _pump(self, store: TelemetryStore, transport: InProcessTransport) -> None:
         held: list[bytes] = []
         while True:
+            self._is_asked.clear()
             is_last = self._is_closing.is_set()
             self._answer(store)
             held = held or self._take()
@@ -103,6 +112,8 @@ class SinkWorker:
                 return
             else:
                 time.sleep(POLL_SEC)
+                if not held and self._requests.empty():
+                    self._is_asked.wait(IDLE_SEC - POLL_SEC)
 
     def _take(self) -> list[bytes]:
         batches = self._drain()
@@ -115,6 +126,7 @@ class SinkWorker:
         """Let the thread that owns the store answer a question about it."""
         answer: Future[Any] = Future()
         self._requests.put((question, answer))
+        self._is_asked.set()
         while True:
             self._raise_failure()
             try:

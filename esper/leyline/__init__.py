@@ -73,6 +73,7 @@ from esper.leyline.rng import (
     SeedTree,
 )
 from esper.leyline.rollout import (
+    ActMode,
     DecisionBatch,
     GroupId,
     StepBatch,
@@ -121,6 +122,7 @@ __all__ = [
     "TENSOR_SCHEMA_SIZE",
     "TENSOR_SCHEMA_VERSION",
     "VALID_TRANSITIONS",
+    "ActMode",
     "ActionMasks",
     "AdaptationCommand",
     "AlphaCurve",

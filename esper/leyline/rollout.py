@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
 from esper.leyline.graph import GraphBatch
+
+
+class ActMode(StrEnum):
+    """How a learner decides, and whether it learns from what follows."""
+
+    TRAIN = "train"
+    """Sample, and keep the transition."""
+    SAMPLED = "sampled"
+    """Sample as in training, and keep nothing."""
+    GREEDY = "greedy"
+    """Take each head's most probable choice, and keep nothing."""
 
 
 @dataclass(frozen=True, slots=True)

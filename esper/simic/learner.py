@@ -15,7 +15,7 @@ from torch import Tensor
 
 from esper.leyline.actions import NUM_HEADS, Head, LifecycleOp
 from esper.leyline.load import ConfigError
-from esper.leyline.rollout import DecisionBatch, GroupId, StepBatch
+from esper.leyline.rollout import ActMode, DecisionBatch, GroupId, StepBatch
 from esper.simic.diagnostics import choice_diagnostics, operation_diagnostics, value_diagnostics
 from esper.simic.learner_state import LearnerStateError, make_optimizer, optimizer_tensors, restore_optimizer
 from esper.simic.losses import standardise
@@ -66,8 +66,8 @@ class Learner:
         """Updates so far."""
         return self._version
 
-    def act(self, step: StepBatch, *, greedy: bool = False) -> DecisionBatch:
-        """Decide for K trials, and keep the transition unless `greedy`.
+    def act(self, step: StepBatch, mode: ActMode = ActMode.TRAIN) -> DecisionBatch:
+        """Decide for K trials.
 
         Noise belongs to (env, episode, step), so decisions do not depend on which group asked first. Where all K trials have
         ended the decisions are placeholders (WAIT, NaN) and are not kept; what is said after that is not kept either.
@@ -75,11 +75,11 @@ class Learner:
         Raises:
             RolloutError: If this step was seen before.
         """
-        if not greedy and step.valid.any():
+        if mode is ActMode.TRAIN and step.valid.any():
             self._store.observe(step)
         if step.done.all():
             return _nothing(step.key, self._version)
-        output = self.policy.act(step.observation, None if greedy else self._noise(step.key))
+        output = self.policy.act(step.observation, None if mode is ActMode.GREEDY else self._noise(step.key))
         decision = DecisionBatch(
             key=step.key,
             actions=_to_numpy(output.actions).astype(np.int64),
@@ -89,7 +89,7 @@ class Learner:
             policy_version=self._version,
             op_prob=getattr(output, "op_probs", None),
         )
-        if not greedy:
+        if mode is ActMode.TRAIN:
             self._store.record(decision)
         return decision
 

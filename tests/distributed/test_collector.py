@@ -16,6 +16,7 @@ from esper.distributed.facts import examine
 from esper.distributed.run_dir import create_run_dir
 from esper.distributed.runtime import open_local
 from esper.distributed.story import RunStory
+from esper.leyline.rollout import ActMode
 from tests.distributed.runs import tiny_config, trace
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ class EchoWorker:
 
 class EchoLearner:
     def __init__(self) -> None:
-        self.calls: Counter[bool] = Counter()
+        self.calls: Counter[ActMode] = Counter()
 
-    def act(self, step: str, greedy: bool) -> str:
+    def act(self, step: str, mode: ActMode) -> str:
         assert step == "observation"
-        self.calls[greedy] += 1
+        self.calls[mode] += 1
         return "decision"
 
 
@@ -84,9 +85,9 @@ def echo_collector(num_workers: int, learner: EchoLearner, *, seed: int = 0, num
 def test_outcomes_come_in_the_order_of_the_requests(num_workers: int, num_groups: int, seed: int) -> None:
     learner = EchoLearner()
     groups: Any = [(f"{group}a", f"{group}b") for group in range(num_groups)]
-    played = echo_collector(num_workers, learner, seed=seed).play(groups, greedy=True)
+    played = echo_collector(num_workers, learner, seed=seed).play(groups, ActMode.GREEDY)
     assert played == [request for group in groups for request in group]
-    assert learner.calls == Counter({True: 5 * num_groups} if num_groups else {})
+    assert learner.calls == Counter({ActMode.GREEDY: 5 * num_groups} if num_groups else {})
 
 
 def test_scripted_outcomes_come_in_the_order_of_the_requests() -> None:
@@ -99,7 +100,7 @@ def test_scripted_outcomes_come_in_the_order_of_the_requests() -> None:
 def test_a_request_to_stop_abandons_the_round() -> None:
     groups: Any = [("a",), ("b",)]
     with pytest.raises(InterruptedRound):
-        echo_collector(2, EchoLearner(), num_stops=3).play(groups, greedy=False)
+        echo_collector(2, EchoLearner(), num_stops=3).play(groups, ActMode.TRAIN)
     with pytest.raises(InterruptedRound):
         echo_collector(1, EchoLearner(), num_stops=1).play_scripted([(ScriptedSpec("wait"),)] * 2, groups)
 

@@ -14,6 +14,7 @@ from esper.distributed.config import ClusterConfig
 from esper.distributed.crew import Crew
 from esper.distributed.executor import DataLostError, LearnerLostError, LocalExecutor, PartLostError, RunFailedError
 from esper.distributed.supervise import Fault
+from esper.leyline.rollout import ActMode
 from esper.leyline.telemetry import TelemetryEventType
 
 if TYPE_CHECKING:
@@ -142,9 +143,9 @@ class Learner(Worker):
         super().__init__("learner", deaths, hangs, stops=stops)
         self.seen: set[tuple[int, int]] = set()
 
-    def act(self, step: tuple[int, int], greedy: bool) -> tuple[int, int]:
+    def act(self, step: tuple[int, int], mode: ActMode) -> tuple[int, int]:
         self._answer()
-        assert greedy or step not in self.seen
+        assert mode is not ActMode.TRAIN or step not in self.seen
         self.seen.add(step)
         return step
 
@@ -202,9 +203,9 @@ class Setup:
         self.crew = Crew(executor, self.workers, self.learner, (self.store, self.queue), incarnation=5, cluster=cluster)
         self._collector = Collector(executor, self.workers, self.learner, num_steps=NUM_STEPS, should_stop=lambda: False, crew=self.crew)
 
-    def play(self, *, greedy: bool = False) -> list[Any]:
+    def play(self, mode: ActMode = ActMode.TRAIN) -> list[Any]:
         groups: Any = [tuple(Request(name) for name in group) for group in GROUPS]
-        return list(self._collector.play(groups, greedy=greedy))
+        return list(self._collector.play(groups, mode))
 
 
 EXPECTED = [name for group in GROUPS for name in group]
@@ -245,7 +246,7 @@ def test_what_vanished_on_its_way_is_made_once_more_by_another_life(call: int, l
 def test_lost_data_without_anyone_to_make_it_again_ends_the_run() -> None:
     collector = Collector(FaultyExecutor(), [Worker("env-0", losses=[2])], Learner(), num_steps=NUM_STEPS, should_stop=lambda: False)
     with pytest.raises(DataLostError, match="what env-0 handed over is lost"):
-        collector.play(GROUPS, greedy=True)
+        collector.play(GROUPS, ActMode.GREEDY)
 
 
 @pytest.mark.parametrize("call", range(1, CALLS_PER_GROUP + 1))
@@ -304,7 +305,7 @@ def test_a_worker_that_keeps_failing_is_dropped_and_the_others_go_on(list_emitte
     setup = Setup([Worker("env-0", deaths=range(1, 100)), Worker("env-1")])
     setup.crew.report_to(list_emitter)
     for _ in range(4):
-        assert setup.play(greedy=True) == EXPECTED
+        assert setup.play(ActMode.GREEDY) == EXPECTED
     assert setup.crew.working() == [1]
     told = Counter(event.data.remedy for event in list_emitter.of_type(TelemetryEventType.PART_LOST))  # type: ignore[union-attr]
     assert told == {"restart": 2, "drop": 1}
@@ -314,7 +315,7 @@ def test_a_dropped_worker_grows_back() -> None:
     setup = Setup([Worker("env-0", deaths=[1, 2, 3]), Worker("env-1")], cluster=replace(CLUSTER, regrow_sec=0.001))
     for _ in range(8):
         time.sleep(0.002)
-        assert setup.play(greedy=True) == EXPECTED
+        assert setup.play(ActMode.GREEDY) == EXPECTED
     assert setup.crew.working() == [0, 1]
 
 
@@ -353,4 +354,4 @@ def test_a_loss_without_anyone_to_replace_it_ends_the_run() -> None:
     executor = FaultyExecutor()
     collector = Collector(executor, [Worker("env-0", deaths=[2])], Learner(), num_steps=2, should_stop=lambda: False)
     with pytest.raises(PartLostError, match="env-0 has died"):
-        collector.play(GROUPS, greedy=True)
+        collector.play(GROUPS, ActMode.GREEDY)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from esper.distributed.sink_worker import SinkWorker
+from esper.distributed.sink_worker import POLL_SEC, SinkWorker
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.wire import encode, identity_of
 from tests.fakes.telemetry import heartbeat_batch
@@ -117,6 +117,27 @@ def test_each_outage_of_the_queue_is_counted_once() -> None:
     while worker.outages() != (1, 2) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert worker.outages() == (1, 2)
+    worker.close()
+
+
+def test_the_queue_is_left_alone_while_nobody_asks_for_anything() -> None:
+    looks = 0
+
+    def look() -> list[bytes]:
+        nonlocal looks
+        looks += 1
+        return []
+
+    worker = SinkWorker(cast("Any", FakeStore), look)
+    worker.ready()
+    time.sleep(10 * POLL_SEC)
+    assert 1 <= looks <= 3
+    worker.acknowledged("env-0", 0)
+    asked = looks
+    deadline = time.monotonic() + PATIENCE_SEC
+    while looks == asked and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert looks > asked
     worker.close()
 
 

@@ -20,7 +20,7 @@ from esper.distributed.facts import examine
 from esper.kasmina.config import growth_limits
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.rng import SeedTree
-from esper.leyline.rollout import GroupId, StepBatch
+from esper.leyline.rollout import ActMode, GroupId, StepBatch
 from esper.simic.learner import Learner
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.packet_export import host_from_report, packet_from_report
@@ -82,7 +82,7 @@ def play_greedily(config: RunConfig, root: Path) -> tuple[list[TrialReport], lis
     trial = make_trial(config, catalogue, EpisodeRequest(0, 0, "eval", SeedTree(5)))
     reports, actions = [trial.reset()], list[FactoredAction]()
     while not reports[-1].done:
-        decision = learner.act(observed(builder, reports[-1]), greedy=True)
+        decision = learner.act(observed(builder, reports[-1]), ActMode.GREEDY)
         actions.append(FactoredAction.from_row(decision.actions[0].tolist()))
         reports.append(trial.step(actions[-1]))
     return reports, actions

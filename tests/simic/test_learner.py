@@ -11,6 +11,7 @@ import torch
 from esper.leyline.actions import HEAD_NAMES, LifecycleOp
 from esper.leyline.load import ConfigError
 from esper.leyline.rng import SeedTree
+from esper.leyline.rollout import ActMode
 from esper.leyline.telemetry.tamiyo import TamiyoPolicyUpdatePayload
 from esper.simic.config import PPOConfig
 from esper.simic.learner import Learner, forced_steps
@@ -126,7 +127,7 @@ def test_garbage_in_trials_that_have_ended_changes_nothing() -> None:
             self.learner = learner
             self.num_garbled = 0
 
-        def act(self, step: StepBatch, *, greedy: bool = False) -> DecisionBatch:
+        def act(self, step: StepBatch, mode: ActMode = ActMode.TRAIN) -> DecisionBatch:
             self.num_garbled += int((~step.valid).sum())
             return self.learner.act(replace(step, reward=np.where(step.valid, step.reward, 1e9).astype(np.float32)))
 
@@ -146,6 +147,16 @@ def test_greedy_decisions_are_not_learned_from_and_need_no_noise() -> None:
     np.testing.assert_array_equal(returns[0], returns[1])
     with pytest.raises(RolloutError, match="nothing"):
         learner.update()
+
+
+def test_sampled_decisions_are_those_of_training_and_are_not_learned_from() -> None:
+    trained, watched = make_learner(), make_learner()
+    episode = Episode(WORLD, 0, tuple(range(6)), 0)
+    decision = watched.act(episode.message(), ActMode.SAMPLED)
+    np.testing.assert_array_equal(decision.actions, trained.act(episode.message()).actions)
+    assert (decision.actions != watched.act(episode.message(), ActMode.GREEDY).actions).any()
+    with pytest.raises(RolloutError, match="nothing"):
+        watched.update()
 
 
 def test_decisions_for_ended_trials_are_placeholders() -> None:
@@ -175,9 +186,9 @@ def test_values_are_told_in_reward_units() -> None:
     learner = make_learner(replace(FAST, popart=True))
     episode = Episode(WORLD, 0, (0, 1, 2), 50)
     untrained = learner.policy.act(episode.message().observation, None).value
-    np.testing.assert_array_equal(learner.act(episode.message(), greedy=True).value, untrained)
+    np.testing.assert_array_equal(learner.act(episode.message(), ActMode.GREEDY).value, untrained)
     train(learner, range(25))
-    assert learner.act(episode.message(), greedy=True).value == pytest.approx(WORLD.optimum(), abs=0.5)
+    assert learner.act(episode.message(), ActMode.GREEDY).value == pytest.approx(WORLD.optimum(), abs=0.5)
 
 
 def test_forced_steps_train_the_critic_alone() -> None:
@@ -352,5 +363,5 @@ class _Greedy:
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
 
-    def act(self, step: StepBatch, *, greedy: bool = False) -> DecisionBatch:
-        return self.learner.act(step, greedy=True)
+    def act(self, step: StepBatch, mode: ActMode = ActMode.TRAIN) -> DecisionBatch:
+        return self.learner.act(step, ActMode.GREEDY)

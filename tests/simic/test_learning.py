@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from esper.leyline.rng import SeedTree
+from esper.leyline.rollout import ActMode
 from esper.simic.config import PPOConfig
 from esper.simic.learner import Learner
 from tests.fakes.policy import FakePolicy
@@ -25,7 +26,7 @@ def test_ppo_comes_within_two_percent_of_the_optimum_of_a_known_world(seed: int)
         play_round(world, learner, episode)
         report = learner.update()
     best = world.optimum()
-    greedy = world.play(learner, 0, (0, 1, 2), episode=1000, greedy=True)
+    greedy = world.play(learner, 0, (0, 1, 2), episode=1000, mode=ActMode.GREEDY)
     assert first < best.mean() - 0.5
     assert greedy == pytest.approx(best, rel=0.02)
     assert report.mean_episode_return > best.mean() - 0.3

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from esper.leyline.actions import NUM_HEADS
-from esper.leyline.rollout import DecisionBatch, GroupId, StepBatch
+from esper.leyline.rollout import ActMode, DecisionBatch, GroupId, StepBatch
 from esper.simic.rollout import RolloutError, RolloutStore
 from tests.fakes.policy import FakePolicy
 from tests.simic.world import NUM_CHANNELS, NUM_SLOTS, World, play_round
@@ -22,7 +22,7 @@ class Recorder:
         self.policy = FakePolicy(NUM_CHANNELS, NUM_SLOTS)
         self.messages: list[Message] = []
 
-    def act(self, step: StepBatch, *, greedy: bool = False) -> DecisionBatch:
+    def act(self, step: StepBatch, mode: ActMode = ActMode.TRAIN) -> DecisionBatch:
         key = step.key
         noise = np.random.default_rng([key.group, key.episode_idx, key.step]).random((len(key.env_ids), NUM_HEADS))
         output = self.policy.act(step.observation, noise)

@@ -9,7 +9,7 @@ import numpy as np
 from esper.leyline.actions import HEAD_SIZES, NUM_BLUEPRINT_PLACES, Head, LifecycleOp
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, GraphBatch
 from esper.leyline.masks import ActionMasks
-from esper.leyline.rollout import DecisionBatch, GroupId, StepBatch
+from esper.leyline.rollout import ActMode, DecisionBatch, GroupId, StepBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ SETBACK = (0.0, 3.0, 20.0)
 
 
 class Actor(Protocol):
-    def act(self, step: StepBatch, *, greedy: bool = False) -> DecisionBatch: ...
+    def act(self, step: StepBatch, mode: ActMode = ActMode.TRAIN) -> DecisionBatch: ...
 
 
 class World:
@@ -82,12 +82,12 @@ class World:
             masks=self.masks(states, step),
         )
 
-    def play(self, actor: Actor, group: int, env_ids: tuple[int, ...], *, episode: int, greedy: bool = False) -> np.ndarray:
+    def play(self, actor: Actor, group: int, env_ids: tuple[int, ...], *, episode: int, mode: ActMode = ActMode.TRAIN) -> np.ndarray:
         """Play one episode with K trials; trial `env` starts in state `env % NUM_STATES`. Returns [K] returns."""
         play = Episode(self, group, env_ids, episode)
         while not play.is_over:
-            play.advance(actor.act(play.message(), greedy=greedy))
-        actor.act(play.message(), greedy=greedy)
+            play.advance(actor.act(play.message(), mode))
+        actor.act(play.message(), mode)
         return play.returns
 
     def _worth(self, state: int, move: int, following: np.ndarray) -> float:
