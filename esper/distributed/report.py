@@ -48,10 +48,8 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(policy_table(policy_rows(comparison), title=title))
     for pair in comparison.differences:
         d, p = pair.difference, pair.probability_of_improvement
-        console.print(
-            f"{pair.policy} − {pair.baseline}: {d.value:+.1f} U, 95 % CI [{d.low:+.1f}, {d.high:+.1f}], "
-            f"better in {100 * p.value:.0f} % of pairs"
-        )
+        interval = "no CI from one seed" if d.low is None else f"95 % CI [{d.low:+.1f}, {d.high:+.1f}]"
+        console.print(f"{pair.policy} − {pair.baseline}: {d.value:+.1f} U, {interval}, better in {100 * p.value:.0f} % of pairs")
     if comparison.fixed_plan is not None:
         console.print(f"fixed schedule, found in {comparison.fixed_episodes} episodes: {describe_plan(comparison)}")
 

@@ -67,11 +67,11 @@ class ScoreTable:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and its 95 % bootstrap interval."""
+    """A number and its 95 % bootstrap interval, which one seed per context says nothing about: None."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,9 @@ class PairedComparison:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval of the difference leaves 0 out."""
-        return self.difference.low > 0.0 or self.difference.high < 0.0
+        """Whether the interval of the difference is known and leaves 0 out."""
+        low, high = self.difference.low, self.difference.high
+        return low is not None and high is not None and (low > 0.0 or high < 0.0)
 
 
 def iqm(scores: np.ndarray) -> float:
@@ -156,6 +157,8 @@ def stratified_resample(scores: np.ndarray, rng: np.random.Generator) -> np.ndar
 
 def _bootstrap(statistic: Callable[[np.ndarray], float], scores: np.ndarray, rng: np.random.Generator, num_resamples: int) -> Estimate:
     """Percentile interval (Efron 1979)."""
+    if scores.shape[2] == 1:
+        return Estimate(statistic(scores), None, None)
     draws = [statistic(stratified_resample(scores, rng)) for _ in range(num_resamples)]
     tail = 0.5 * (1.0 - CONFIDENCE)
     low, high = np.quantile(draws, [tail, 1.0 - tail])

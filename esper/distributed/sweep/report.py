@@ -192,7 +192,9 @@ def _confirmation_rows(confirmation: Confirmation) -> list[dict[str, str]]:
 
 def _confirmation_notes(confirmation: Confirmation) -> list[str]:
     pair = confirmation.difference
-    verdict = "the difference is real at this level" if pair.is_significant else "the interval holds 0: no difference is shown"
+    verdict = "the difference is real at this level" if pair.is_significant else "no difference is shown: the interval holds 0"
+    if pair.difference.low is None:
+        verdict = "no difference is shown: one seed gives no interval"
     return [
         f"{WINNER} − {DEFAULT}: {_interval(pair.difference)} U on {confirmation.num_seeds} seeds from run.seed + {FIRST_SEED}, "
         f"better in {100 * pair.probability_of_improvement.value:.0f} % of pairs; {verdict}."
@@ -200,4 +202,5 @@ def _confirmation_notes(confirmation: Confirmation) -> list[str]:
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    interval = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f}{interval}"
