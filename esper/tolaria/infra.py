@@ -133,18 +133,12 @@ def read_memory(stats: Mapping[str, int], *, total_bytes: int) -> GpuMemory:
 
 
 def gpu_load(device: torch.device) -> GpuLoad:
-    """Utilisation from NVIDIA's management library; None where its Python package is missing or it refuses."""
-    try:
-        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        return GpuLoad(None, None)
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(_physical_index(device))
-        rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
-    except pynvml.NVMLError:
-        return GpuLoad(None, None)
-    return GpuLoad(float(rates.gpu), float(rates.memory))
+    """Utilisation from NVIDIA's management library; None where its Python package is missing or it refuses.
+
+    Which of the machine's GPUs `device` is, torch knows, whether CUDA_VISIBLE_DEVICES names them by number or by UUID. A slice of a
+    GPU (MIG) has no utilisation of its own, and tells none.
+    """
+    return GpuLoad(_percent(torch.cuda.utilization, device), _percent(torch.cuda.memory_usage, device))
 
 
 def compile_counts(modules: Mapping[str, Any]) -> CompileCounts:
@@ -177,9 +171,9 @@ def resident_gb() -> float | None:
     return pages * os.sysconf("SC_PAGE_SIZE") / GB
 
 
-def _physical_index(device: torch.device) -> int:
-    """Number of a device among all of the machine, of which this process may see some."""
-    index = device.index or 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    numbers = [part.strip() for part in visible.split(",")]
-    return int(numbers[index]) if index < len(numbers) and numbers[index].isdecimal() else index
+def _percent(measure: Callable[[torch.device], int], device: torch.device) -> float | None:
+    """What a function of torch that asks the management library says; its exceptions are of many kinds, some of an optional package."""
+    try:
+        return float(measure(device))
+    except Exception:  # noqa: BLE001  # a reading for the record; what failed is told by its absence
+        return None

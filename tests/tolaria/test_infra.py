@@ -3,8 +3,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from esper.tolaria.infra import CompileCounts, InfraProbe, compile_counts, read_memory
+from esper.tolaria.infra import CompileCounts, GpuLoad, InfraProbe, compile_counts, gpu_load, read_memory
 
 GB = 1 << 30
 
@@ -53,8 +54,6 @@ def test_without_the_compiler_nothing_was_compiled() -> None:
 def test_compilations_are_counted() -> None:
     import sys
 
-    import torch
-
     before = compile_counts(sys.modules)
     doubled = torch.compile(lambda x: 2 * x, backend="eager", dynamic=False)
     for size in (2, 3, 4):
@@ -75,3 +74,22 @@ def test_counters_are_read_from_the_compiler() -> None:
     frames = SimpleNamespace(FRAME_COMPILE_COUNTER={0: 3, 1: 1})
     found = compile_counts({"torch._dynamo.utils": utils, "torch._dynamo.convert_frame": frames})
     assert found == CompileCounts(graph_breaks=3, recompilations=2, cache_hits=5, cache_misses=7, guard_failures=2)
+
+
+def test_the_load_of_a_gpu_is_that_of_the_very_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    percents = {torch.device("cuda", 0): 10, torch.device("cuda", 1): 70}
+    monkeypatch.setattr(torch.cuda, "utilization", percents.__getitem__)
+    monkeypatch.setattr(torch.cuda, "memory_usage", lambda device: percents[device] + 1)
+    assert gpu_load(torch.device("cuda", 1)) == GpuLoad(70.0, 71.0)
+
+
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("nvidia-ml-py"), RuntimeError("device 3 is not visible"), OSError("NVML: not supported")]
+)
+def test_what_a_gpu_does_not_tell_is_not_known(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(device: torch.device) -> int:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    monkeypatch.setattr(torch.cuda, "memory_usage", lambda device: 20)
+    assert gpu_load(torch.device("cuda")) == GpuLoad(None, 20.0)
