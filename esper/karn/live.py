@@ -14,12 +14,15 @@ import secrets
 import socket
 import threading
 import urllib.request
+from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.error import HTTPError
+
+import duckdb
 
 from esper.karn.report.rendering import plain
 from esper.karn.sandbox import Answer, QueryError, QueryLimits, answer
@@ -36,6 +39,8 @@ CONNECT_SEC = 5.0
 MOST = QueryLimits(max_rows=100_000, timeout_sec=60.0)
 """Limits that no question exceeds."""
 MAX_QUESTION_BYTES = 1 << 20
+INTERRUPT_SEC = 0.05
+"""Time between two attempts to interrupt a statement at the end."""
 
 
 class LiveAnswers:
@@ -135,13 +140,14 @@ class _Server(ThreadingHTTPServer):
                 reader.close()
 
     def stop_reading(self) -> None:
-        """Interrupt the statement in progress, and wait until it has let go of the file."""
+        """Interrupt the statement in progress until it has let go of the file: one that is about to begin does not notice."""
         self._is_stopping = True
-        reader = self._reader
-        if reader is not None:
-            reader.interrupt()
-        with self._turn:
-            pass
+        while not self._turn.acquire(timeout=INTERRUPT_SEC):
+            reader = self._reader
+            if reader is not None:
+                with suppress(duckdb.Error):  # closed meanwhile
+                    reader.interrupt()
+        self._turn.release()
 
 
 class _Handler(BaseHTTPRequestHandler):

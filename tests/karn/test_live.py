@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -95,8 +95,39 @@ def test_rows_and_time_are_limited_and_writing_goes_on_meanwhile(tmp_path: Path,
     assert sink.high_water_mark("env-0", 0) == 11
 
 
-def test_an_end_waits_for_nobody(tmp_path: Path, sink: DuckDBSink) -> None:
-    answers = LiveAnswers(tmp_path, sink.open_reader)
+class Watched:
+    """A connection that notes who interrupts it, and does not begin before it was interrupted so many times."""
+
+    def __init__(self, connection: Any, deaf_to: int) -> None:
+        self._connection = connection
+        self._deaf_to = deaf_to
+        self.interrupted_by: list[str] = []
+        self.is_open = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: Any) -> Any:
+        self.is_open.set()
+        deadline = time.monotonic() + LIMITS.timeout_sec
+        while len(self.interrupted_by) < self._deaf_to and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self._connection.execute(statement)
+
+    def interrupt(self) -> None:
+        self.interrupted_by.append(threading.current_thread().name)
+        self._connection.interrupt()
+
+
+@pytest.mark.parametrize("deaf_to", [0, 1])
+def test_an_end_stops_a_statement_that_runs_and_one_that_is_about_to(deaf_to: int, tmp_path: Path, sink: DuckDBSink) -> None:
+    readers: list[Watched] = []
+
+    def open_reader() -> Watched:
+        readers.append(Watched(sink.open_reader(), deaf_to))
+        return readers[-1]
+
+    answers = LiveAnswers(tmp_path, open_reader)
     outcome: list[str] = []
 
     def ask() -> None:
@@ -105,13 +136,18 @@ def test_an_end_waits_for_nobody(tmp_path: Path, sink: DuckDBSink) -> None:
         except QueryError as error:
             outcome.append(str(error))
 
-    reader = threading.Thread(target=ask)
-    reader.start()
-    time.sleep(0.5)
+    asker = threading.Thread(target=ask)
+    asker.start()
+    deadline = time.monotonic() + LIMITS.timeout_sec
+    while not readers and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert readers[0].is_open.wait(LIMITS.timeout_sec)
     answers.close()
     sink.close()
-    reader.join(timeout=15.0)
-    assert not reader.is_alive()
+    asker.join(timeout=15.0)
+    assert not asker.is_alive()
+    assert len(outcome) == 1
+    assert readers[0].interrupted_by[: deaf_to + 1] == [threading.current_thread().name] * (deaf_to + 1)
     assert ask_live(tmp_path, "SELECT 1", LIMITS) is None
     with closing(DuckDBSink(tmp_path / "telemetry.duckdb")) as again:
         assert again.high_water_mark("env-0", 0) == 1
