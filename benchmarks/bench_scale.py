@@ -30,6 +30,7 @@ from esper.distributed.facts import examine
 from esper.distributed.requests import training_round
 from esper.distributed.run_dir import RunDir, create_run_dir
 from esper.distributed.sink_worker import SinkWorker
+from esper.distributed.telemetry_queue import Drain, QueueTransport, make_queue
 from esper.leyline.rng import SeedTree
 from esper.leyline.rollout import ActMode
 
@@ -130,7 +131,7 @@ def measure_scale(scale: Scale, recording: Recording, preset: str) -> Figure:
 
 
 def _measure(scale: Scale, recording: Recording, config: RunConfig, paths: RunDir) -> Figure:
-    queue = actors.make_queue(config.telemetry.queue_capacity)
+    queue = make_queue(config.telemetry.queue_capacity)
     executor = actors.RayExecutor(600.0)
     sink = actors.start_part("sink", _build_sink, (config, paths, queue), cpus=0.0)
     incarnation = executor.get(executor.call(sink, "ready"))
@@ -203,7 +204,7 @@ def _config(preset: str, num_envs: int, envs_per_actor: int) -> RunConfig:
 
 
 def _build_sink(config: RunConfig, paths: RunDir, queue: Any) -> SinkWorker:
-    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=None, life=uuid4().hex), partial(actors.drain, queue))
+    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=None, life=uuid4().hex), Drain(queue))
 
 
 def _build_learner(config: RunConfig) -> LearnerWorker:
@@ -212,7 +213,7 @@ def _build_learner(config: RunConfig) -> LearnerWorker:
 
 
 def _make_emitter(config: RunConfig, incarnation: int, queue: Any, sink: Any, spool: Path, source: str) -> BufferedEmitter:
-    return build.make_emitter(config, source, incarnation, actors.QueueTransport(queue, sink), spool)
+    return build.make_emitter(config, source, incarnation, QueueTransport(queue, sink), spool)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def main() -> None:
     import torch
 
     marks["torch"] = time.time()
-    from esper.cli import commands  # noqa: F401 - what `esper train` loads
+    from esper.cli import run  # noqa: F401 - what `esper train` loads
     from esper.distributed.config import read_run_config
     from esper.distributed.facts import examine
     from esper.distributed.requests import training_round

@@ -89,7 +89,7 @@ class TimedTrainer:
         self._trainer = trainer
         self._spent = spent
 
-    def answer(self, calls: Sequence[tuple[Engine, Call]]) -> list[Answer]:
+    def answer(self, calls: Sequence[tuple[Engine, Call]]) -> list[Answer | Exception]:
         """One answer per call, in their order."""
         run = timed(partial(self._trainer.answer, calls))
         kind = PURPOSES[type(calls[0][1])]

@@ -46,7 +46,7 @@ def describe(view: ClusterView, config: RunConfig) -> list[Finding]:
 
 
 def _node(node: Node) -> str:
-    labels = ", ".join(f"{key}={value}" for key, value in sorted(node.labels.items()) if key != "ray.io/node-id")
+    labels = ", ".join(f"{key}={value}" for key, value in sorted((node.labels or {}).items()) if key != "ray.io/node-id")
     return f"{_amounts(node.resources)}{f'  labels {labels}' if labels else ''}"
 
 

@@ -1,32 +1,24 @@
-"""What each command does: reads its arguments, calls `esper.distributed`, prints what came of it."""
+"""Which function carries out which command; what one needs is imported when it is called."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from esper.cli import doctor
-from esper.cli.arguments import overrides
-from esper.cli.engines import explain_engines
-from esper.cli.main import FAILED, INTERRUPTED, OK
-from esper.distributed.again import fetch_run, has_begun, has_copies
-from esper.distributed.checkpoint import CheckpointError
-from esper.distributed.config import RunConfig, read_named, read_run_config
+from esper.cli.main import FAILED, OK
+from esper.distributed.checkpoint_folder import CheckpointError
 from esper.distributed.executor import ClusterError, RunFailedError
-from esper.distributed.export import export_policy
 from esper.distributed.run_dir import RunDirError
-from esper.distributed.session import evaluate_run, resume_run, train_run
-from esper.kasmina.wrapping.observe import WrapError
-from esper.leyline.load import ConfigError, dump
+from esper.leyline.host import WrapError
+from esper.leyline.layer_ops import BlueprintError
+from esper.leyline.load import ConfigError
+from esper.nissa.sinks.base import SinkUnavailableError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-USER_ERRORS = (ConfigError, WrapError, RunDirError, CheckpointError, ClusterError, RunFailedError)
+USER_ERRORS = (ConfigError, WrapError, RunDirError, CheckpointError, ClusterError, RunFailedError, SinkUnavailableError, BlueprintError)
 """Errors whose message is meant for the user as it stands."""
 
 
@@ -49,56 +41,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = read_run_config(options.config, overrides(options))
-    if options.print_config:
-        print(yaml.safe_dump(dump(config), sort_keys=False), end="")
-        return OK
-    root = options.run_dir or _default_run_dir(config)
-    if options.goes_on and _has_begun(root, config, options):
-        return _finish(resume_run(root, local=options.local))
-    return _finish(train_run(config, root, local=options.local))
+    from esper.cli.run import run_train  # with PyTorch
 
-
-def _has_begun(root: Path, config: RunConfig, options: argparse.Namespace) -> bool:
-    """Whether there is a run to go on with, here or, if it is brought here, in its second place for checkpoints."""
-    named = read_named(options.config, overrides(options))
-    if has_begun(root, config, named):
-        return True
-    if config.checkpoint.uri is None or not has_copies(config, named):
-        return False
-    fetch_run(config.checkpoint.uri, root)
-    return True
+    return run_train(options)
 
 
 def _resume(options: argparse.Namespace) -> int:
-    if options.source is not None:
-        fetch_run(options.source, options.run_dir)
-    return _finish(resume_run(options.run_dir, local=options.local))
+    from esper.cli.run import run_resume  # with PyTorch
+
+    return run_resume(options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    baselines = tuple(options.baselines.split(",")) if options.baselines is not None else None
-    changes = {"seeds_per_context": options.seeds, "baselines": baselines, "split": options.split, "decisions": options.decisions}
-    if options.json is not None and not options.json.resolve().parent.is_dir():
-        raise ConfigError(f"--json {options.json}: the folder {options.json.resolve().parent} does not exist")
-    comparison = evaluate_run(
-        options.run_dir,
-        {key: value for key, value in changes.items() if value is not None},
-        checkpoint=options.checkpoint,
-        local=options.local,
-    )
-    if comparison is None:
-        return INTERRUPTED
-    if options.json is not None:
-        options.json.write_text(json.dumps(comparison, indent=1))
-        print(f"comparison  {options.json}")
-    return OK
+    from esper.cli.run import run_evaluate  # with PyTorch
+
+    return run_evaluate(options)
 
 
 def _export(options: argparse.Namespace) -> int:
-    version = export_policy(options.run_dir, options.out, checkpoint=options.checkpoint)
-    print(f"policy      {options.out}\nversion     {version}")
-    return OK
+    from esper.cli.run import run_export  # with PyTorch
+
+    return run_export(options)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -139,10 +102,12 @@ def _status(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     if options.engines:
+        from esper.cli.engines import explain_engines  # with PyTorch
+
         print(explain_engines(options.data_dir))
         return OK
     if options.cluster:
-        from esper.cli.cluster import examine_cluster
+        from esper.cli.cluster import examine_cluster  # with Ray
 
         findings = examine_cluster(options)
     elif options.settings or options.config is not None:
@@ -151,11 +116,3 @@ def _doctor(options: argparse.Namespace) -> int:
         findings = doctor.examine(options.data_dir)
     print(doctor.render(findings))
     return OK if all(f.is_good for f in findings if f.is_required) else FAILED
-
-
-def _finish(was_interrupted: bool) -> int:
-    return INTERRUPTED if was_interrupted else OK
-
-
-def _default_run_dir(config: RunConfig) -> Path:
-    return Path("runs") / f"{config.task.preset}-{config.seed}"

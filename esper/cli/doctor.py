@@ -52,17 +52,23 @@ def _versions() -> list[Finding]:
 def _machine() -> list[Finding]:
     import torch
 
+    from esper.tolaria.engine.base import EngineConfig
+
     findings = [Finding("device", "cpu cores", str(os.cpu_count()))]
     if torch.cuda.is_available():
         findings += [Finding("device", f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
     else:
         findings.append(Finding("device", "cuda", "none found; hosts train on the CPU", is_good=False, is_required=False))
+    findings.append(
+        Finding("device", "tf32 on a GPU", f"hosts {'on' if EngineConfig().tf32 else 'off'} unless engine.tf32 says otherwise, policy on")
+    )
     return findings
 
 
 def _ray() -> list[Finding]:
-    address = os.environ.get("RAY_ADDRESS")
-    findings = [Finding("ray", "cluster", f"RAY_ADDRESS={address}" if address else "a local one is started for each run")]
+    from esper.distributed.cluster_view import name_choice
+
+    findings = [Finding("ray", "cluster", name_choice(os.environ))]
     shared = Path("/dev/shm")
     if shared.exists():
         free = shutil.disk_usage(shared).free

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 """Columns of the output."""
+GPU_RULE = (
+    "On a GPU hosts compute in full fp32 in both engines; engine.tf32=true lets both round what they multiply and convolve to TF32. "
+    "engine.cuda_graphs=true records the training steps of hosts that run as one, and repeats them."
+)
 FEW = {"num_train": 8, "num_val": 8, "num_test": 8}
 """Samples that suffice to build a host."""
 
@@ -40,6 +44,8 @@ def explain_engines(data_dir: Path) -> str:
         *wrap(f"Rule: {RULE}", WIDTH),
         "",
         *wrap(f"Rule for hosts that run one by one (this CPU: {cpu_instructions()}): {LAYOUT_RULE}", WIDTH),
+        "",
+        *wrap(GPU_RULE, WIDTH),
         "",
         *_render_choices(table, data_dir),
     ]

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+STOPPED = {
+    "train": "stopped before the run began",
+    "resume": "stopped before the run went on",
+    "eval": "stopped before an episode was played",
+    "sweep": "stopped before the sweep began",
+    "submit": "stopped; `esper submit status` tells whether the job was handed over",
+    "wandb": "stopped; what is in Weights & Biases is incomplete",
+}
+"""What Ctrl-C means by command, where the command itself does not say so; others leave nothing behind."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,16 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.path.append(os.getcwd())  # a user's own task may lie in the folder where the command is given
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print(f"esper: {STOPPED.get(options.command, 'stopped')}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
     from esper.cli import commands
 
     try:
         return commands.run(options)
     except commands.USER_ERRORS as error:
-        print(f"esper: {error}", file=sys.stderr)
+        print("\n".join([f"esper: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
-        print("esper: stopped before the run began", file=sys.stderr)
-        return INTERRUPTED
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

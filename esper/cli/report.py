@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from esper.cli.main import OK
 from esper.distributed.run_dir import RunDir, RunDirError
+from esper.distributed.settings_file import read_settings
 from esper.karn.report.run_page import REPORT_FILE, Context, write_run_page
-from esper.karn.report.table import PolicyRow
+from esper.karn.report.table import rows_of
 from esper.karn.store import Store, StoreError
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
+
+    from esper.karn.report.table import PolicyRow
 
 
 def run_report(options: argparse.Namespace) -> int:
@@ -39,28 +40,9 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    return dict(read_settings(path)) if path.exists() else {}
 
 
 def _comparison(path: Path) -> list[PolicyRow]:
     """The closing comparison as rows; none where the run had none, or is not over."""
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text())
-    return [_row(summary, found["outcomes"][summary["policy"]]) for summary in found["summaries"]]
-
-
-def _row(summary: dict[str, Any], played: list[dict[str, Any]]) -> PolicyRow:
-    def mean(name: str) -> float:
-        return float(sum(outcome[name] for outcome in played) / len(played))
-
-    return PolicyRow(
-        policy=summary["policy"],
-        utility=summary["mean"]["value"],
-        utility_low=summary["mean"]["low"],
-        utility_high=summary["mean"]["high"],
-        accuracy=mean("final_accuracy"),
-        growth_frac=mean("param_ratio") - 1.0,
-        num_fossils=mean("num_fossilized"),
-        num_episodes=len(played),
-    )
+    return rows_of(json.loads(path.read_text())) if path.exists() else []

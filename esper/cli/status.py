@@ -34,6 +34,7 @@ def render(status: RunStatus) -> str:
         "utility": f"{_number(status.utility)} (last saved round)",
         "checkpoint": f"{status.checkpoint}, {age:.0f} s old" if status.checkpoint and age is not None else "-",
         "parts": faults,
+        "telemetry": f"{_number(status.events_lost)} events lost; incidents: {_number(status.incidents)}",
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     if status.is_resumable:

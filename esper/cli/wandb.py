@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import yaml
 
 from esper.cli.main import OK
 from esper.distributed.run_dir import RunDir, RunDirError
+from esper.distributed.settings_file import read_settings
 from esper.karn.replay import replay
 from esper.karn.store import Store, StoreError
 from esper.leyline.load import ConfigError
@@ -38,7 +39,7 @@ def run_wandb(options: argparse.Namespace) -> int:
     from esper.nissa.sinks.wandb_label import RunLabel
 
     paths = RunDir(options.run_dir)
-    config = dict(yaml.safe_load(paths.config.read_text())) if paths.config.exists() else {}
+    config = dict(read_settings(paths.config)) if paths.config.exists() else {}
     project = options.project or config.get("telemetry", {}).get("wandb_project", "esper")
     try:
         with Store.open(options.run_dir) as store:
@@ -46,6 +47,8 @@ def run_wandb(options: argparse.Namespace) -> int:
             shutil.rmtree(folder, ignore_errors=True)
             label = RunLabel(options.name or paths.root.resolve().name, options.group)
             sink = open_wandb(options.mode, project, folder=folder, label=label, config=config)
+            if sink.note:
+                print(sink.note, file=sys.stderr)
             num_events = _feed(store, sink, paths)
             sink.close()
     except StoreError as error:

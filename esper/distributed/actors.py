@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,15 +14,16 @@ from ray.exceptions import (
     GetTimeoutError,
     NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
     RayTaskError,
     RpcError,
     WorkerCrashedError,
 )
-from ray.util.queue import Empty, Full, Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from esper.distributed.cluster_check import Node, knock, living_nodes
+from esper.distributed.cluster_check import Node, is_inside_job, knock, living_nodes, starts_cluster, this_machine
+from esper.distributed.crew import first_line
 from esper.distributed.executor import ClusterError, DataLostError, PartHungError, PartLostError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from esper.distributed.config import ClusterConfig
     from esper.distributed.executor import Ref
 
-LOSSES = (RayActorError, NodeDiedError, WorkerCrashedError, RpcError)
-"""What Ray raises when the process that should have answered is gone."""
+LOSSES = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError, RpcError)
+"""What Ray raises when the process that should have answered is gone; one that was killed to free memory is told by an error of its own."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Environment of a process with several threads: they sleep while they wait, where spinning takes the cores of other actors."""
 
@@ -193,9 +193,9 @@ class RayExecutor:
         except RayTaskError as error:
             _raise_cause(error)
         except LOSSES as error:
-            raise PartLostError(f"a part of the run has died: {str(error).splitlines()[0]}") from error
+            raise PartLostError(f"a part of the run has died: {first_line(str(error))}") from error
         except ObjectLostError as error:
-            raise DataLostError(f"a result is lost: {str(error).splitlines()[0]}") from error
+            raise DataLostError(f"a result is lost: {first_line(str(error))}") from error
 
 
 def _handle(part: Any) -> Any:
@@ -205,9 +205,9 @@ def _handle(part: Any) -> Any:
 def _raise_cause(error: RayTaskError) -> NoReturn:
     cause = error.cause
     if isinstance(cause, ObjectLostError):
-        raise DataLostError(f"an argument is lost: {str(cause).splitlines()[0]}") from error
+        raise DataLostError(f"an argument is lost: {first_line(str(cause))}") from error
     if isinstance(cause, LOSSES):
-        raise PartLostError(f"a part of the run has died: {str(cause).splitlines()[0]}") from error
+        raise PartLostError(f"a part of the run has died: {first_line(str(cause))}") from error
     raise cause from error
 
 
@@ -257,31 +257,25 @@ def start_part(
 
 
 def stop_part(part: Any, timeout_sec: float) -> None:
-    """Close a part, let its actor exit, and kill it if it does not."""
+    """Close a part, let its actor exit, and kill it if it does not.
+
+    Raises:
+        Exception: What kept it from closing well; its process has ended nevertheless.
+    """
     handle = _handle(part)
     try:
         ray.get(handle.call.remote("close"), timeout=timeout_sec)
         handle.__ray_terminate__.remote()
-    except (RayActorError, GetTimeoutError):
+    except (*LOSSES, GetTimeoutError):
         ray.kill(handle)
-
-
-def local_resources(config: ClusterConfig) -> dict[str, float] | None:
-    """What a cluster that `open_session` would start on this machine has; None if it would join another one."""
-    if config.address is not None or _is_inside_job():
-        return None
-    import torch
-
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    except RayTaskError as error:
+        ray.kill(handle)
+        raise error.cause from error
 
 
 def is_in_session() -> bool:
     """Whether this process has joined a cluster already, as a trial of a sweep has; its resources are then the trial's."""
     return bool(ray.is_initialized())
-
-
-def _is_inside_job() -> bool:
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def open_session(config: ClusterConfig, namespace: str) -> None:
@@ -293,10 +287,9 @@ def open_session(config: ClusterConfig, namespace: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # calls that a lost part left behind
     arguments: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
-    local = local_resources(config)
-    if local is not None:
-        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": int(local["CPU"])}
-    elif not _is_inside_job():
+    if starts_cluster(config.address, os.environ):
+        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": int(this_machine().resources["CPU"])}
+    elif not is_inside_job(os.environ):
         knock(config.address or "auto")
         arguments["address"] = config.address
     try:
@@ -313,65 +306,3 @@ def close_session() -> None:
 def cluster_nodes() -> list[Node]:
     """The cluster's living nodes."""
     return living_nodes(ray.nodes())
-
-
-def cluster_resources() -> dict[str, float]:
-    """What the cluster has in all."""
-    return dict(ray.cluster_resources())
-
-
-class QueueTransport:
-    """Producer's end of the telemetry queue; see `esper.nissa.transport.Transport`.
-
-    Acknowledgements are asked for in the background: a call returns what is known by then.
-
-    Args:
-        queue: Bounded queue of batches.
-        sink: Actor that drains it.
-    """
-
-    def __init__(self, queue: Queue, sink: Any) -> None:
-        self._queue = queue
-        self._sink = sink
-        self._known: dict[int, int] = {}
-        self._question: tuple[int, ray.ObjectRef] | None = None
-
-    def try_put(self, batches: Sequence[bytes]) -> bool:
-        """Put all batches or, if they do not fit or the queue is away, none."""
-        try:
-            self._queue.put_nowait_batch(list(batches))
-        except (Full, RayActorError):
-            return False
-        return True
-
-    def acknowledged(self, source: str, incarnation: int) -> int:
-        """Highest sequence number of this producer that is known to be stored; 0 before the first."""
-        if self._question is not None and ray.wait([self._question[1]], timeout=0)[0]:
-            (asked, answer), self._question = self._question, None
-            with suppress(RayActorError):
-                self._known[asked] = int(ray.get(answer))  # less than before if the store was damaged
-        if self._question is None:
-            self._question = incarnation, self._sink.call.remote("acknowledged", source, incarnation)
-        return self._known.get(incarnation, 0)
-
-
-def make_queue(capacity: int, namespace: str | None = None) -> Queue:
-    """A bounded queue of batches; its actor takes no CPU share, and begins empty again when it is lost.
-
-    With a `namespace` it is the one queue of that namespace, made by whoever asks first.
-    """
-    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1}
-    if namespace is not None:
-        options |= {"name": "esper-queue", "namespace": namespace, "get_if_exists": True}
-    return Queue(maxsize=capacity, actor_options=options)
-
-
-def drain(queue: Queue) -> list[bytes] | None:
-    """Take everything that waits now; empty if nothing does, None if the queue is away."""
-    try:
-        waiting = queue.qsize()
-        return list(queue.get_nowait_batch(waiting)) if waiting else []
-    except Empty:
-        return []
-    except RayActorError:
-        return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from esper.distributed.checkpoint import CheckpointError
+from esper.distributed.checkpoint_folder import CheckpointError
 from esper.distributed.config import config_from, read_run_config, write_run_config
 from esper.distributed.run_dir import RunDir, RunDirError, create_run_dir, release_run_dir
 from esper.leyline.load import dump

@@ -6,6 +6,8 @@ import ctypes
 import math
 import platform
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -23,6 +25,8 @@ from esper.leyline.rng import SeedTree
 from esper.leyline.telemetry import TelemetryEventType
 from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.marks import ABANDONED
+from esper.nissa.spool import left_behind
+from esper.nissa.wire import identity_of
 from esper.simic.attribution import configurations_of, sampled_orders
 from esper.simic.learner import Learner
 from esper.tamiyo.baselines import FixedSchedule, Germination, GradientPolicy, HeuristicPolicy, RandomPolicy, WaitPolicy
@@ -122,11 +126,10 @@ def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter
 
 def make_learner(config: RunConfig, emitter: BufferedEmitter) -> LearnerWorker:
     """The part that holds the policy."""
-    seeds = SeedTree(config.seed).child("learner")
-    with seeds.child("weights").torch_scope():
-        policy = TamiyoPolicy(config.policy)
     device = require_device(config.cluster.learner_device, "cluster.learner_gpus")
-    policy.to(device)
+    seeds = SeedTree(config.seed).child("learner")
+    with seeds.child("weights").torch_scope([torch.device(device)]):
+        policy = TamiyoPolicy(replace(config.policy, device=device))
     gauges = Gauges(emitter, config.telemetry, device)
     return LearnerWorker(Learner(policy, config.ppo, seeds), emitter, gauges, config=dump(config), digests=registry_digests())
 
@@ -151,26 +154,37 @@ class TelemetryStore:
         telemetry = config.telemetry
         self._file = DuckDBSink(paths.telemetry if telemetry.is_on else IN_MEMORY, views=view_statements())
         self._keep_rounds = keep_rounds
-        self.incarnation, self.num_openings = self._file.open_life(life)
-        """Number that no producer had used in this file before this life, and how often the life has opened it."""
-        self._forget()
-        watchers: list[Sink] = []
-        if telemetry.is_on and telemetry.snapshot_sec:
-            watchers.append(SnapshotPublisher(self._file, paths.snapshot, every_sec=telemetry.snapshot_sec))
-        if config.telemetry.wandb != "off":
-            from esper.nissa.sinks.wandb import open_wandb
-            from esper.nissa.sinks.wandb_label import RunLabel
-
-            label, folder = RunLabel(paths.root.name, config.telemetry.wandb_group), paths.root / "wandb"
-            watchers.append(
-                open_wandb(config.telemetry.wandb, config.telemetry.wandb_project, folder=folder, label=label, config=dump(config))
-            )
-        self.sink = FanOutSink(self._file, watchers)
-        is_live = telemetry.is_on and telemetry.live_queries
-        self._answers = LiveAnswers.start(paths.root, self._file.open_reader) if is_live else None
+        self._spool = paths.spool
+        self.notes = [f"telemetry: an unreadable log was set aside as {self._file.quarantined_wal}"] if self._file.quarantined_wal else []
+        """What the user should know at the beginning."""
+        with ExitStack() as opened:
+            opened.callback(self._file.close)
+            self.incarnation, self.num_openings = self._file.open_life(life)
+            """Number that no producer had used in this file before this life, and how often the life has opened it."""
+            self._forget()
+            watchers: list[Sink] = []
+            if telemetry.is_on and telemetry.snapshot_sec:
+                watchers.append(SnapshotPublisher(self._file, paths.snapshot, every_sec=telemetry.snapshot_sec))
+            if telemetry.wandb != "off":
+                watchers.append(self._open_wandb(config, paths))
+            self.sink = FanOutSink(self._file, watchers)
+            is_live = telemetry.is_on and telemetry.live_queries
+            self._answers = LiveAnswers.start(paths.root, self._file.open_reader) if is_live else None
+            opened.pop_all()
 
     def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
-        """Take back what a lost producer told after batch `after_seq`; returns how many events that were."""
+        """Take back what a lost producer told after batch `after_seq`; returns how many events that were.
+
+        What it had told of finished work and left on disk is stored; what of that is nowhere is recorded in `incidents`.
+        """
+        mark = self._file.high_water_mark(source, incarnation)
+        if mark < after_seq:
+            finished = left_behind(self._spool / source, source, incarnation, after=mark, up_to=after_seq)
+            self.sink.write(finished)
+            missing = sorted(set(range(mark + 1, after_seq + 1)) - {identity_of(batch).seq for batch in finished})
+            if missing:
+                what = f"of {source} (life {incarnation}), batches {missing[0]} to {missing[-1]}: finished and never stored"
+                self._file.note_incident("lost_batches", what)
         return self._file.abandon(source, incarnation, after_seq=after_seq)
 
     def forget_after(self, num_rounds: int) -> int:
@@ -178,11 +192,23 @@ class TelemetryStore:
         return self._file.forget_groups(lambda group_id: is_after(group_id, num_rounds), before_incarnation=ABANDONED)
 
     def close(self) -> None:
-        """Forget once more what earlier lives left on disk and sent late, then close."""
-        if self._answers is not None:
-            self._answers.close()
-        self._forget()
-        self.sink.close()
+        """Forget once more what earlier lives left on disk and sent late, then close, whatever becomes of the rest."""
+        with ExitStack() as stack:
+            stack.callback(self.sink.close)
+            stack.callback(self._forget)
+            if self._answers is not None:
+                stack.callback(self._answers.close)
+
+    def _open_wandb(self, config: RunConfig, paths: RunDir) -> Sink:
+        from esper.nissa.sinks.wandb import open_wandb
+        from esper.nissa.sinks.wandb_label import RunLabel
+
+        telemetry = config.telemetry
+        assert telemetry.wandb != "off"
+        label, folder = RunLabel(paths.root.name, telemetry.wandb_group), paths.root / "wandb"
+        sink = open_wandb(telemetry.wandb, telemetry.wandb_project, folder=folder, label=label, config=dump(config))
+        self.notes += [sink.note] if sink.note else []
+        return sink
 
     def _forget(self) -> None:
         keep_rounds = self._keep_rounds

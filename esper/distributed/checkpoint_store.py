@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 from pyarrow import fs
 
-from esper.distributed.checkpoint import BEST, MANIFEST, CheckpointError, CheckpointFolder, name_of, require_intact, rounds_among
+from esper.distributed.checkpoint_folder import BEST, MANIFEST, CheckpointError, CheckpointFolder, name_of, require_intact, rounds_among
 from esper.leyline.load import ConfigError
 
 if TYPE_CHECKING:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 ANSWER_SEC = 5.0
 """Longest wait for a cluster's first sign of life."""
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _SLACK = 1e-9
 
 
@@ -26,7 +29,8 @@ class Node:
     name: str
     resources: Mapping[str, float]
     """All it has, whoever uses it now."""
-    labels: Mapping[str, str]
+    labels: Mapping[str, str] | None
+    """None where nobody knows them yet: Ray finds them when it starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Demand:
     cpus: float
     gpus: float
     labels: Mapping[str, str]
+    prefix: str = ""
+    """What stands before the settings that say so, e.g. `run.` in a sweep."""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -45,14 +51,31 @@ class Demand:
         return {"CPU": self.cpus, "GPU": self.gpus}
 
 
-def demands(config: RunConfig) -> list[Demand]:
+def demands(config: RunConfig, prefix: str = "") -> list[Demand]:
     """What a run asks for. The telemetry queue and the driver take nothing."""
     shares = config.cluster
     return [
-        Demand("learner", 1, shares.learner_cpus, shares.learner_gpus, shares.learner_labels),
-        Demand("env", config.rollout.num_actors, shares.env_cpus, shares.env_gpus, shares.env_labels),
-        Demand("sink", 1, shares.sink_cpus, 0.0, shares.sink_labels),
+        Demand("learner", 1, shares.learner_cpus, shares.learner_gpus, shares.learner_labels, prefix),
+        Demand("env", config.rollout.num_actors, shares.env_cpus, shares.env_gpus, shares.env_labels, prefix),
+        Demand("sink", 1, shares.sink_cpus, 0.0, shares.sink_labels, prefix),
     ]
+
+
+def is_inside_job(environ: Mapping[str, str]) -> bool:
+    """Whether this is a Ray job, whose cluster is joined whatever the settings say."""
+    return _IN_A_JOB in environ
+
+
+def starts_cluster(address: str | None, environ: Mapping[str, str]) -> bool:
+    """Whether a run with this `cluster.address` starts a cluster of its own on this machine; otherwise it joins one."""
+    return address is None and not is_inside_job(environ)
+
+
+def this_machine() -> Node:
+    """The one node of a cluster that a run starts here."""
+    import torch
+
+    return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}, None)
 
 
 def shortages(wanted: Sequence[Demand], nodes: Sequence[Node]) -> list[str]:
@@ -64,22 +87,31 @@ def shortages(wanted: Sequence[Demand], nodes: Sequence[Node]) -> list[str]:
     free = [dict(node.resources) for node in nodes]
     missing = []
     for demand in sorted(wanted, key=lambda one: (one.gpus, one.cpus), reverse=True):
-        allowed = [i for i, node in enumerate(nodes) if has_labels(node.labels, demand.labels)]
+        allowed = [i for i, node in enumerate(nodes) if node.labels is None or has_labels(node.labels, demand.labels)]
         num_placed = sum(_place(demand.resources, [free[i] for i in allowed]) for _ in range(demand.count))
         if num_placed < demand.count:
             missing.append(_explain(demand, num_placed, [nodes[i] for i in allowed], len(nodes)))
     return missing
 
 
-def require_placement(config: RunConfig, nodes: Sequence[Node]) -> None:
+def require_placement(what: str, wanted: Sequence[Demand], nodes: Sequence[Node]) -> None:
     """Refuse to wait for actors that no node will ever have room for.
+
+    Args:
+        what: Who asks, e.g. `the run`.
+        wanted: What for.
+        nodes: Of the cluster.
 
     Raises:
         ClusterError: If there are some, with the settings to change.
     """
-    missing = shortages(demands(config), nodes)
+    missing = shortages(wanted, nodes)
     if missing:
-        raise ClusterError("the run does not fit onto the cluster: " + "; ".join(missing))
+        total: Counter[str] = Counter()
+        for demand in wanted:
+            total.update({kind: amount * demand.count for kind, amount in demand.resources.items() if amount})
+        asked = " and ".join(f"{amount:g} {kind}" for kind, amount in total.items())
+        raise ClusterError(f"{what} asks for {asked} in all and does not fit onto the cluster: {'; '.join(missing)}")
 
 
 def has_labels(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
@@ -129,7 +161,7 @@ def _fits(resources: Mapping[str, float], room: Mapping[str, float]) -> bool:
 
 
 def _explain(demand: Demand, num_placed: int, allowed: Sequence[Node], num_nodes: int) -> str:
-    settings = f"cluster.{demand.role}_"
+    settings = f"{demand.prefix}cluster.{demand.role}_"
     who = f"no node for the {demand.role}"
     if demand.count > 1:
         who = f"{demand.count - num_placed} of {demand.count} {demand.role} actors find no node"
@@ -144,7 +176,7 @@ def _explain(demand: Demand, num_placed: int, allowed: Sequence[Node], num_nodes
     each = " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items())
     return (
         f"{who}: each asks for {each}, and the others leave no room on {len(allowed)} possible with {total} in all; "
-        f"lower {settings}cpus or rollout.num_envs, or raise rollout.envs_per_actor"
+        f"lower {settings}cpus or {demand.prefix}rollout.num_envs, or raise {demand.prefix}rollout.envs_per_actor"
     )
 
 

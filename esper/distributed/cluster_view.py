@@ -1,13 +1,12 @@
-"""Looks at a living cluster, or at what a run would start on this machine if there is none."""
+"""The cluster that a run would be on: one that lives, or what it would start on this machine."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from esper.distributed.cluster_check import Node, knock, living_nodes
+from esper.distributed.cluster_check import Node, is_inside_job, knock, living_nodes, starts_cluster, this_machine
 from esper.distributed.executor import ClusterError
 
 
@@ -23,34 +22,38 @@ class ClusterView:
 
 
 def look_at_cluster(address: str | None, environ: Mapping[str, str]) -> ClusterView:
-    """Join the cluster for a moment; nothing is started on it.
+    """Look at the cluster that a run would be on, and join it for a moment if it exists; nothing is started.
 
     Args:
-        address: As `cluster.address`; None takes `RAY_ADDRESS`, or the cluster that runs on this machine.
-        environ: Where `RAY_ADDRESS` is looked for.
+        address: As `cluster.address`.
+        environ: Of the process that would run.
 
     Raises:
         ClusterError: If the cluster that is named cannot be reached.
     """
-    named = address or environ.get("RAY_ADDRESS")
-    if named:
-        knock(named)
+    if starts_cluster(address, environ):
+        node = this_machine()
+        return ClusterView(name_choice(environ), (node,), node.resources)
+    if is_inside_job(environ):
+        address = None  # the job's own
+    elif address is not None:
+        knock(address)
     import ray
 
     try:
-        ray.init(address=named or "auto", log_to_driver=False, logging_level=logging.ERROR, namespace="esper-doctor")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="esper-doctor")
     except ConnectionError as error:
-        if named:
-            raise ClusterError(f"cluster.address={named!r} cannot be reached: {error}") from error
-        return _this_machine()
+        raise ClusterError(f"cluster.address={address!r} cannot be reached: {error}") from error
     try:
         return ClusterView(ray.get_runtime_context().gcs_address, tuple(living_nodes(ray.nodes())), dict(ray.available_resources()))
     finally:
         ray.shutdown()
 
 
-def _this_machine() -> ClusterView:
-    import torch
-
-    resources = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    return ClusterView("none is running here; a run would start one", (Node("this machine", resources, {}),), resources)
+def name_choice(environ: Mapping[str, str]) -> str:
+    """What a run does that names no cluster, in words."""
+    if is_inside_job(environ):
+        return "a run joins that of this job"
+    named = environ.get("RAY_ADDRESS")
+    aside = f" (RAY_ADDRESS={named} is not looked at)" if named else ""
+    return f"a run starts its own here, unless cluster.address names one{aside}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from esper.distributed.preflight import check_together
+from esper.distributed.settings_file import read_settings
 from esper.kasmina.config import GrowthConfig
 from esper.leyline.load import ConfigError, dump, load, merge, parse_overrides, setting
 from esper.nissa.config import TelemetryConfig
@@ -174,7 +175,7 @@ def read_named(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, An
     Raises:
         ConfigError: If the file cannot be read, holds no mapping, or an override is none.
     """
-    return merge(_read_yaml(path) if path else {}, parse_overrides(overrides))
+    return merge(read_settings(path, option="--config") if path else {}, parse_overrides(overrides))
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:
@@ -187,19 +188,3 @@ def config_from(values: Mapping[str, Any]) -> RunConfig:
 def write_run_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that `read_run_config` reads back to an equal one."""
     path.write_text(yaml.safe_dump(dump(config), sort_keys=False))
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--config {path}: not text: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path}: not YAML: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"--config {path}: expected a mapping of settings, got {type(values).__name__}")
-    return values

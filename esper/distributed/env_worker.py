@@ -14,7 +14,7 @@ from esper.leyline.reports import EpisodeOutcome, TrialReport
 from esper.leyline.rollout import DecisionBatch, GroupId, StepBatch
 from esper.simic.outcomes import episode_outcome
 from esper.simic.rewards import compute_reward
-from esper.simic.risk import growth_regression, has_panicked
+from esper.simic.risk import growth_regression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,7 +132,7 @@ class EnvWorker:
             done=np.array([report.done for report in self._reports]),
             valid=valid,
             regression=np.array([growth_regression(diary.reports) for diary in self._diaries], dtype=np.float32),
-            panicked=np.array([has_panicked(report) for report in self._reports]),
+            panicked=np.array([report.is_rolled_back for report in self._reports]),
         )
 
     def outcomes(self) -> list[EpisodeOutcome]:

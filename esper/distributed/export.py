@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from esper.distributed.build import registry_digests, store_policy
-from esper.distributed.checkpoint import CheckpointError, CheckpointFolder, load_checkpoint
+from esper.distributed.checkpoint import load_checkpoint
+from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
 from esper.distributed.config import read_run_config
 from esper.distributed.facts import examine
 from esper.distributed.run_dir import open_run_dir

@@ -6,8 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.metrics import Gauge
+
+from esper.distributed.actors import LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +60,7 @@ class Meters:
             self._utilisation.set(utilisation)
         try:
             self._depth.set(ray.get(self._queue.actor.qsize.remote(), timeout=ANSWER_SEC))
-        except (RayActorError, RayTaskError, GetTimeoutError):
+        except (*LOSSES, RayTaskError, GetTimeoutError):
             return
 
     def _look(self) -> float | None:
@@ -72,8 +74,8 @@ class Meters:
         for handle, ref in zip(handles, refs, strict=True):
             if ref in ready:
                 try:
-                    self._busy[handle] = ray.get(ref)
-                except (RayActorError, RayTaskError):
+                    self._busy[handle] = ray.get(ref, timeout=ANSWER_SEC)
+                except (*LOSSES, RayTaskError, GetTimeoutError):
                     continue
         return utilisation(before, self._busy, elapsed)
 

@@ -80,7 +80,7 @@ def tell_step(story: StepStory) -> Iterator[TelemetryEvent]:
     for closed in report.closed_gates:
         payload = _gate(report, closed.slot_id, closed.gate)
         yield _event(story.group_id, TelemetryEventType.SEED_GATE_EVALUATED, payload, closed.seed_id)
-    if report.verdict is not None and report.verdict.panic is not None:
+    if report.is_rolled_back:
         yield _event(story.group_id, TelemetryEventType.TOLARIA_ROLLBACK, _rollback(story))
     yield _event(story.group_id, TelemetryEventType.TOLARIA_EPOCH_COMPLETED, _epoch(report))
     if report.counterfactuals is not None and len(report.counterfactuals.configurations) > 1 and (story.is_full or report.done):
@@ -279,7 +279,7 @@ def _rollback(story: StepStory) -> TolariaRollbackPayload:
     return TolariaRollbackPayload(
         env_id=story.report.env_id,
         device=story.device,
-        reason=f"loss {verdict.loss:g}",
+        reason=verdict.failure or f"loss {verdict.loss:g}",
         loss_at_panic=verdict.loss,
         loss_threshold=verdict.loss_threshold,
         consecutive_panics=verdict.consecutive_anomalies,

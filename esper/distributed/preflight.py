@@ -24,11 +24,10 @@ def check_together(config: RunConfig) -> None:
         evaluated_contexts(config.task, config.evaluation)
     if not re.fullmatch(r"cpu|cuda(:\d+)?", config.policy.device):
         raise ConfigError(f"policy.device={config.policy.device!r} should be cpu or cuda; where it trains is up to cluster.learner_gpus")
-    if config.ppo.popart:
-        from esper.tamiyo.policy import TamiyoPolicy  # with PyTorch Geometric
-
-        if not hasattr(TamiyoPolicy, "rescale_value"):
-            raise ConfigError("ppo.popart=True needs a policy that can rescale its values, and Tamiyo's cannot; leave the setting out")
+    if config.engine.cuda_graphs and config.cluster.env_device != "cuda":
+        raise ConfigError(f"engine.cuda_graphs=true: hosts are trained on {config.cluster.env_device}; set cluster.env_gpus")
+    if config.engine.cuda_graphs and config.engine.kind == "sequential":
+        raise ConfigError("engine.cuda_graphs=true has no effect with engine.kind=sequential; choose population or auto")
 
 
 def evaluated_contexts(task: TaskConfig, evaluation: EvaluationConfig) -> tuple[Context, ...]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import statistics
+import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from esper.distributed.checkpoint import CheckpointFolder
+from esper.distributed.checkpoint_folder import CheckpointFolder
 from esper.karn.report.markdown import write_report as write_markdown
-from esper.karn.report.table import PolicyRow, policy_table
+from esper.karn.report.table import policy_table, rows_of
 from esper.karn.store import Store
 from esper.leyline.load import dump
 
@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 
     from esper.distributed.compare import Comparison
     from esper.distributed.config import RunConfig
+    from esper.distributed.facts import RunFacts
     from esper.distributed.run_dir import RunDir
+    from esper.karn.report.table import PolicyRow
 
 
 def write_report(config: RunConfig, paths: RunDir, comparison: Comparison | None) -> None:
     """Write the comparison, the picture and the report of a finished run, print the table and where everything lies."""
-    rows = policy_rows(comparison) if comparison else []
+    rows: list[PolicyRow] = []
     if comparison is not None:
-        paths.comparison.write_text(json.dumps(comparison.to_dict(), indent=1))
+        found = comparison.to_dict()
+        rows = rows_of(found)
+        paths.comparison.write_text(json.dumps(found, indent=1))
         print_comparison(comparison)
     checkpoint = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last).latest()
     files: dict[str, Path] = {"checkpoint": checkpoint}
@@ -45,7 +49,7 @@ def print_comparison(comparison: Comparison) -> None:
     console = Console(highlight=False, soft_wrap=True)
     num_episodes = len(next(iter(comparison.outcomes.values())))
     title = f"{num_episodes} unseen hosts each, split {comparison.split!r}, {comparison.decisions} decisions"
-    console.print(policy_table(policy_rows(comparison), title=title))
+    console.print(policy_table(rows_of(comparison.to_dict()), title=title))
     for pair in comparison.differences:
         d, p = pair.difference, pair.probability_of_improvement
         interval = "no CI from one seed" if d.low is None else f"95 % CI [{d.low:+.1f}, {d.high:+.1f}]"
@@ -54,29 +58,26 @@ def print_comparison(comparison: Comparison) -> None:
         console.print(f"fixed schedule, found in {comparison.fixed_episodes} episodes: {describe_plan(comparison)}")
 
 
+def print_beginning(config: RunConfig, paths: RunDir, facts: RunFacts, *, local: bool, rounds: int) -> None:
+    """Say what begins, on standard error, where rounds are told too; so many of them were played before."""
+    if config.telemetry.console == "off":
+        return
+    rollout = config.rollout
+    where = "in this process" if local else f"with Ray, {rollout.num_actors} environment actors"
+    ahead = f"{rollout.rounds} rounds" if rounds == 0 else f"rounds {rounds + 1} to {rollout.rounds}"
+    if rounds >= rollout.rounds:
+        ahead = f"all {rollout.rounds} rounds are played"
+    print(
+        f"{config.task.preset}: {ahead}, each {rollout.num_envs} episodes of {facts.max_epochs} host epochs; "
+        f"{where}, engine {config.engine.kind}; writes to {paths.root}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def print_interruption(paths: RunDir) -> None:
     """Say how to go on."""
     print(f"stopped; every finished round is saved. Continue with: esper resume {paths.root}")
-
-
-def policy_rows(comparison: Comparison) -> list[PolicyRow]:
-    """One row per policy, in the order of the comparison."""
-    rows = []
-    for summary in comparison.summaries:
-        played = comparison.outcomes[summary.policy]
-        rows.append(
-            PolicyRow(
-                policy=summary.policy,
-                utility=summary.mean.value,
-                utility_low=summary.mean.low,
-                utility_high=summary.mean.high,
-                accuracy=statistics.fmean(outcome.final_accuracy for outcome in played),
-                growth_frac=statistics.fmean(outcome.param_ratio - 1.0 for outcome in played),
-                num_fossils=statistics.fmean(outcome.num_fossilized for outcome in played),
-                num_episodes=len(played),
-            )
-        )
-    return rows
 
 
 def describe_plan(comparison: Comparison) -> str:

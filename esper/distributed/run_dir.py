@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class RunDirError(RuntimeError):
     """A run folder that cannot be used as asked; the message says what to do."""
+
+
+class RunDirBusyError(RunDirError):
+    """Another process is writing to the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +117,7 @@ def create_run_dir(root: Path) -> RunDir:
         if root.exists() and any(root.iterdir()):
             raise RunDirError(f"--run-dir {root} is not empty and holds no run; choose another folder")
         paths.root.mkdir(parents=True, exist_ok=True)
-        _claim(paths)
+        claim(paths.lock)
         for folder in (paths.checkpoints, paths.spool):
             folder.mkdir()
     except OSError as error:
@@ -126,7 +136,7 @@ def open_run_dir(root: Path, *, for_writing: bool) -> RunDir:
         raise RunDirError(f"{root} holds no run: {paths.config.name} is missing")
     if for_writing:
         try:
-            _claim(paths)
+            claim(paths.lock)
         except OSError as error:
             raise RunDirError(f"{root} cannot be written: {error.strerror}") from error
     return paths
@@ -141,7 +151,7 @@ def open_evaluation_dir(paths: RunDir) -> RunDir:
     scratch = RunDir(paths.root / "evaluation")
     try:
         scratch.root.mkdir(exist_ok=True)
-        _claim(scratch)
+        claim(scratch.lock)
         for folder in (scratch.checkpoints, scratch.spool):
             folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -151,7 +161,7 @@ def open_evaluation_dir(paths: RunDir) -> RunDir:
 
 def release_run_dir(paths: RunDir) -> None:
     """Give up the claim."""
-    paths.lock.unlink(missing_ok=True)
+    release(paths.lock)
 
 
 def owner(paths: RunDir) -> Owner | None:
@@ -167,28 +177,71 @@ def discard_run_dir(paths: RunDir) -> None:
         folder.rmdir()
 
 
-def _claim(paths: RunDir) -> None:
+def claim(lock: Path) -> None:
+    """Take a folder for this process; one that took it before and has ended loses it, to one other alone.
+
+    Args:
+        lock: The file in it that names the owner.
+
+    Raises:
+        RunDirBusyError: If another process that may live has it.
+        OSError: If it cannot be written.
+    """
     mine = Owner(platform.node(), os.getpid())
+    with _in_turn(lock) as file:
+        other = _owner_in(file.read())
+        if other is not None and other != mine and other.may_live:
+            remedy = "wait for it or choose another folder"
+            if not other.is_here:
+                remedy = f"whether it still runs cannot be seen from {mine.host}; if it does not, delete {lock} and try again"
+            raise RunDirBusyError(f"{lock.parent} is being written by {other}; {remedy}")
+        file.seek(0)
+        file.truncate()
+        file.write(mine.to_text())
+
+
+def release(lock: Path) -> None:
+    """Give up the claim."""
+    lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _in_turn(lock: Path) -> Iterator[IO[str]]:
+    """The lock's file, open; other processes of this machine that would look into it wait.
+
+    Only they can tell that its owner has ended, so that no machine takes a folder from another one.
+    """
+    while True:
+        with lock.open("a+") as file:
+            with suppress(OSError):  # a disk that knows no such locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_still(file, lock):
+                file.seek(0)
+                yield file
+                return
+
+
+def _is_still(file: IO[str], path: Path) -> bool:
+    """Whether the open file is the one at `path`, which its owner may have removed."""
     try:
-        with paths.lock.open("x") as lock:
-            lock.write(mine.to_text())
-        return
-    except FileExistsError:
-        other = _read_owner(paths)
-    if other is not None and other != mine and other.may_live:
-        remedy = "wait for it or choose another folder"
-        if not other.is_here:
-            remedy = f"whether it still runs cannot be seen from {mine.host}; if it does not, delete {paths.lock} and try again"
-        raise RunDirError(f"{paths.root} is being written by {other}; {remedy}")
-    paths.lock.write_text(mine.to_text())
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _read_owner(paths: RunDir) -> Owner | None:
     """Who is named in the lock; None if there is none, or it was never written out."""
     try:
-        found = json.loads(paths.lock.read_text())
+        return _owner_in(paths.lock.read_text())
+    except OSError:
+        return None
+
+
+def _owner_in(text: str) -> Owner | None:
+    try:
+        found = json.loads(text)
         return Owner(str(found["host"]), int(found["process"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -11,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from esper.distributed import build
-from esper.distributed.cluster_check import require_placement
+from esper.distributed.closing import close_at_end
+from esper.distributed.cluster_check import demands, require_placement, starts_cluster, this_machine
 from esper.distributed.crew import Crew
-from esper.distributed.executor import ClusterError, Executor, LocalExecutor, PartLostError
+from esper.distributed.executor import Executor, LocalExecutor, PartLostError
 from esper.distributed.sink_worker import SinkWorker
 from esper.nissa.emitter import BufferedEmitter, EmitterStats
 from esper.nissa.transport import InProcessTransport
@@ -67,23 +70,23 @@ def open_local(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds
         keep_rounds: On resume, forget telemetry of later rounds, which will be played again; None for a new run.
     """
     build.prepare_process()
-    store = build.TelemetryStore(config, paths, keep_rounds=keep_rounds, life=uuid4().hex)
-    try:
-        emitters = [
-            build.make_emitter(config, name, store.incarnation, InProcessTransport(store.sink), paths.spool)
-            for name in ("driver", "learner", *(f"env-{i}" for i in range(config.rollout.num_actors)))
-        ]
-        driver, learner, *envs = emitters
-        workers = [build.make_env_worker(config, facts, emitter) for emitter in envs]
+    with ExitStack() as stack:
+        store = build.TelemetryStore(config, paths, keep_rounds=keep_rounds, life=uuid4().hex)
+        close_at_end(stack, store.close)
+        _say(store.notes)
+
+        def make_emitter(name: str) -> BufferedEmitter:
+            emitter = build.make_emitter(config, name, store.incarnation, InProcessTransport(store.sink), paths.spool)
+            close_at_end(stack, emitter.close, config.cluster.close_timeout_sec)
+            return emitter
+
+        driver, learner = make_emitter("driver"), make_emitter("learner")
+        workers = [build.make_env_worker(config, facts, make_emitter(f"env-{i}")) for i in range(config.rollout.num_actors)]
         part = build.make_learner(config, learner)
+        close_at_end(stack, part.close)
+        for worker in reversed(workers):
+            close_at_end(stack, worker.close)
         yield Runtime(LocalExecutor(), workers, part, driver)
-        for worker in workers:
-            worker.close()
-        part.close()
-        for emitter in (*envs, learner, driver):
-            emitter.close(timeout_sec=config.cluster.close_timeout_sec)
-    finally:
-        store.close()
 
 
 @contextmanager
@@ -95,27 +98,29 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
     """
     from esper.distributed import actors
     from esper.distributed.meters import Meters
+    from esper.distributed.telemetry_queue import QueueTransport, make_queue
 
     build.prepare_process()
     shares, timeout = config.cluster, config.cluster.close_timeout_sec
-    namespace = f"esper-{hashlib.sha256(str(paths.root).encode()).hexdigest()[:16]}"
+    life = uuid4().hex
+    namespace = f"esper-{hashlib.sha256(str(paths.root).encode()).hexdigest()[:16]}-{life[:16]}"  # the life before may still be dying
     place = partial(actors.Place, namespace)
     with ExitStack() as stack:
         if not actors.is_in_session():
             _join_cluster(config, namespace, stack)
         executor = actors.RayExecutor(shares.call_timeout_sec)
-        queue = actors.make_queue(config.telemetry.queue_capacity, namespace)
+        queue = make_queue(config.telemetry.queue_capacity, namespace)
         sink = actors.start_part(
             "esper-sink",
             _build_sink,
-            (config, paths, keep_rounds, uuid4().hex, namespace),
+            (config, paths, keep_rounds, life, namespace),
             cpus=shares.sink_cpus,
             place=place(SINK, is_restarted=True, labels=shares.sink_labels),
         )
-        stack.callback(actors.stop_part, sink, timeout)
+        close_at_end(stack, actors.stop_part, sink, timeout)
         opened = executor.call(sink, "ready")  # awaited by the others while they start
         first_life = partial(actors.fetch, opened.value)
-        transport = partial(actors.QueueTransport, queue, sink)
+        transport = partial(QueueTransport, queue, sink)
 
         def launch_learner(name: str, incarnation: Callable[[], int]) -> Any:
             arguments = (config, partial(_make_emitter, config, "learner", incarnation, transport, paths.spool))
@@ -130,22 +135,23 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
             return actors.start_part(actor, _build_env, arguments, cpus=cpus, gpus=gpus, place=where)
 
         learner = actors.RayPart("learner", launch_learner, first_life)
-        stack.callback(actors.stop_part, learner, timeout)
+        close_at_end(stack, actors.stop_part, learner, timeout)
         workers = [actors.RayPart(f"env-{i}", partial(launch_env, i), first_life) for i in range(config.rollout.num_actors)]
         for worker in workers:
-            stack.callback(actors.stop_part, worker, timeout)
+            close_at_end(stack, actors.stop_part, worker, timeout)
+        incarnation = executor.get(opened)  # first, so that what keeps the store from opening is not hidden by those who wait for it
+        _say(executor.get(executor.call(sink, "notes")))
         for ref in [executor.call(part, "ready") for part in (*workers, learner)]:
             executor.get(ref)
-        incarnation = executor.get(opened)
         driver = build.make_emitter(config, "driver", incarnation, transport(), paths.spool)
         services = actors.RayService("sink", sink), actors.RayService("queue", queue.actor, ping="qsize")
         crew = Crew(executor, workers, learner, services, incarnation=incarnation, cluster=shares)
+        close_at_end(stack, driver.close, timeout)
         yield Runtime(executor, workers, learner, driver, crew, Meters(paths.root.name, queue, workers))
-        driver.close(timeout_sec=timeout)
 
 
 def telemetry_stats(runtime: Runtime) -> EmitterStats:
-    """What became of the events of all parts that work, after each has waited for the sink; of the driver's, only what is lost."""
+    """What became of the events of all parts that work, after each has waited for the sink; of the driver's, only what is dropped."""
     crew, executor = runtime.crew, runtime.executor
     workers = runtime.workers if crew is None else [runtime.workers[i] for i in crew.working()]
     every = []
@@ -157,47 +163,31 @@ def telemetry_stats(runtime: Runtime) -> EmitterStats:
         dropped_events=sum(one.dropped_events for one in every) + runtime.emitter.stats().dropped_events,
         held_batches=sum(one.held_batches for one in every),
         disk_batches=sum(one.disk_batches for one in every),
+        lost_batches=sum(one.lost_batches for one in every),
     )
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def _join_cluster(config: RunConfig, namespace: str, stack: ExitStack) -> None:
     from esper.distributed import actors
 
-    local = actors.local_resources(config.cluster)
-    if local is not None:
-        require_resources(config, local)  # before seconds are spent on starting a cluster
+    wanted = demands(config)
+    if starts_cluster(config.cluster.address, os.environ):
+        require_placement("the run", wanted, [this_machine()])  # before seconds are spent on starting a cluster
     actors.open_session(config.cluster, namespace=namespace)
     stack.callback(actors.close_session)
-    require_resources(config, actors.cluster_resources())
-    require_placement(config, actors.cluster_nodes())
-
-
-def require_resources(config: RunConfig, available: dict[str, float]) -> None:
-    """Compare what the run asks for with what the cluster has.
-
-    Raises:
-        ClusterError: If it asks for more, saying which settings to change.
-    """
-    shares, num_actors = config.cluster, config.rollout.num_actors
-    wanted = {
-        "CPU": num_actors * shares.env_cpus + shares.learner_cpus + shares.sink_cpus,
-        "GPU": num_actors * shares.env_gpus + shares.learner_gpus,
-    }
-    for kind, amount in wanted.items():
-        found = available.get(kind, 0.0)
-        if amount > found + 1e-9:
-            raise ClusterError(
-                f"the run asks for {amount:g} {kind} ({num_actors} environment actors × {getattr(shares, f'env_{kind.lower()}s'):g}, "
-                f"learner and sink), the cluster has {found:g}; lower cluster.env_{kind.lower()}s, or rollout.num_envs, "
-                "or raise rollout.envs_per_actor"
-            )
+    require_placement("the run", wanted, actors.cluster_nodes())
 
 
 def _build_sink(config: RunConfig, paths: RunDir, keep_rounds: int | None, life: str, namespace: str) -> SinkWorker:
-    from esper.distributed.actors import drain, make_queue
+    from esper.distributed.telemetry_queue import Drain, make_queue
 
     queue = make_queue(config.telemetry.queue_capacity, namespace)
-    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=keep_rounds, life=life), partial(drain, queue))
+    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=keep_rounds, life=life), Drain(queue))
 
 
 def _build_learner(config: RunConfig, make_emitter: Callable[[], BufferedEmitter]) -> LearnerWorker:

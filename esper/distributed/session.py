@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from esper.distributed import report
 from esper.distributed.build import require_devices
 from esper.distributed.checkpoint import CheckpointError, CheckpointFolder
+from esper.distributed.closing import besides
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.compare import Comparison, compare
 from esper.distributed.config import EvaluationConfig, RunConfig, read_run_config, write_run_config
@@ -135,32 +136,27 @@ def _play(config: RunConfig, paths: RunDir, facts: RunFacts, store: CheckpointSt
     finished = sound_checkpoints(folder) if is_resumed else []
     source = folder.path(finished[-1]) if finished else None
     keep_rounds = (finished[-1] if finished else 0) if is_resumed else None
-    comparison: Comparison | None = None
+    report.print_beginning(config, paths, facts, local=local, rounds=keep_rounds or 0)
     with _stop_flag() as should_stop, open_runtime(config, facts, paths, local=local, keep_rounds=keep_rounds) as runtime:
         run = replace(make_run(config, paths, runtime, should_stop, facts), store=store)
         if store is not None:
             store.begin(paths)
         accuracy = restore(run, source) if source is not None else None
         run.story.started(facts, resumed_from=str(source or ""), counts=run.counts, accuracy=accuracy)
-        was_interrupted = train(run)
-        if not was_interrupted and config.evaluation.seeds_per_context:
-            try:
-                comparison = _compare(run)
-            except InterruptedRound:
-                was_interrupted = True
+        try:
+            was_interrupted, comparison = _play_to_the_end(run)
+        except Exception as error:
+            with besides(error):
+                run.story.finished(run.counts, "failed", _newest(folder))
+            raise
         if was_interrupted and runtime.crew is not None:
             runtime.crew.dismiss()
-        rounds = folder.rounds()
-        checkpoint = str(folder.path(rounds[-1])) if rounds else None
         told = telemetry_stats(runtime)
-        run.story.finished(run.counts, "interrupted" if was_interrupted else "completed", checkpoint, told.dropped_events)
+        run.story.finished(run.counts, "interrupted" if was_interrupted else "completed", _newest(folder), told.dropped_events)
         runtime.emitter.settle()
-        num_held = told.held_batches + runtime.emitter.stats().held_batches
-    if num_held:
-        raise RunFailedError(
-            f"the run is over, but {num_held} batches of its telemetry are not stored; they are kept in {paths.spool}, and "
-            f"`esper resume {paths.root}` stores them"
-        )
+        own = runtime.emitter.stats()
+    num_lost = told.lost_batches + own.lost_batches
+    _require_stored(paths, told.held_batches + own.held_batches - num_lost, num_lost)
     if was_interrupted:
         report.print_interruption(paths)
     else:
@@ -168,6 +164,39 @@ def _play(config: RunConfig, paths: RunDir, facts: RunFacts, store: CheckpointSt
     if store is not None:
         store.update(folder)
     return was_interrupted
+
+
+def _play_to_the_end(run: Run) -> tuple[bool, Comparison | None]:
+    """Train, and compare as far as that is wanted; returns whether the user stopped it, and the comparison."""
+    if train(run):
+        return True, None
+    if not run.config.evaluation.seeds_per_context:
+        return False, None
+    try:
+        return False, _compare(run)
+    except InterruptedRound:
+        return True, None
+
+
+def _newest(folder: CheckpointFolder) -> str | None:
+    rounds = folder.rounds()
+    return str(folder.path(rounds[-1])) if rounds else None
+
+
+def _require_stored(paths: RunDir, num_held: int, num_lost: int) -> None:
+    """Say what of a run that is over is missing in its telemetry.
+
+    Raises:
+        RunFailedError: If anything is.
+    """
+    complaints = []
+    if num_held:
+        remedy = f"they are kept in {paths.spool}, and `esper resume {paths.root}` stores them"
+        complaints.append(f"{num_held} batches of its telemetry are not stored; {remedy}")
+    if num_lost:
+        complaints.append(f"{num_lost} batches of its telemetry are lost: neither the store nor telemetry.spool_disk_mb had room for them")
+    if complaints:
+        raise RunFailedError(f"the run is over, but {'; '.join(complaints)}")
 
 
 def sound_checkpoints(folder: CheckpointFolder) -> list[int]:

@@ -19,23 +19,28 @@ if TYPE_CHECKING:
 POLL_SEC = 0.05
 """Shortest pause after the queue was found empty."""
 IDLE_SEC = 1.0
-"""Longest pause, if nobody asks for anything meanwhile."""
+"""Longest pause, if nobody asks for anything meanwhile, and if nothing else is said."""
 
 
 class SinkWorker:
     """Moves batches from a queue into the store until it is closed.
 
     It looks into the queue when somebody asks for something: a producer asks for acknowledgements whenever it has put batches
-    there. Where nobody does, it looks once in `IDLE_SEC`.
+    there. Where nobody does, it looks once in `idle_sec`.
 
     Args:
         make_store: Opens the store, in the thread that will use it.
         drain: Takes everything that waits in the queue; None says that the queue is away.
+        idle_sec: Longest pause between two looks.
     """
 
-    def __init__(self, make_store: Callable[[], TelemetryStore], drain: Callable[[], list[bytes] | None]) -> None:
+    def __init__(
+        self, make_store: Callable[[], TelemetryStore], drain: Callable[[], list[bytes] | None], *, idle_sec: float = IDLE_SEC
+    ) -> None:
         self._make_store = make_store
         self._drain = drain
+        self._idle_sec = idle_sec
+        self._notes: tuple[str, ...] = ()
         self._requests: queue.SimpleQueue[tuple[Callable[[TelemetryStore], Any], Future[Any]]] = queue.SimpleQueue()
         self._num_queue_outages = 0
         self._is_queue_away = False
@@ -58,6 +63,11 @@ class SinkWorker:
         self._raise_failure()
         return self._incarnation
 
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the store, once it is open."""
+        self.ready()
+        return self._notes
+
     def acknowledged(self, source: str, incarnation: int) -> int:
         """Highest stored sequence number of a producer, once the store is open; 0 if none."""
         self._is_open.wait()
@@ -66,7 +76,10 @@ class SinkWorker:
         return self._transport.acknowledged(source, incarnation) if self._transport else 0
 
     def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
-        """Take back what a lost producer told after batch `after_seq`; returns how many events that were."""
+        """Take back what a lost producer told after batch `after_seq`; returns how many events that were.
+
+        What waits in the queue is stored before, since some of it may be of finished work.
+        """
         return int(self._ask(lambda store: store.abandon(source, incarnation, after_seq)))
 
     def forget_after(self, num_rounds: int) -> int:
@@ -87,7 +100,7 @@ class SinkWorker:
     def _run(self) -> None:
         try:
             store = self._make_store()
-            self._incarnation = store.incarnation
+            self._incarnation, self._notes = store.incarnation, tuple(store.notes)
             self._transport = InProcessTransport(store.sink)
             self._is_open.set()
             try:
@@ -104,16 +117,17 @@ class SinkWorker:
         while True:
             self._is_asked.clear()
             is_last = self._is_closing.is_set()
-            self._answer(store)
             held = held or self._take()
-            if held and transport.try_put(held):
-                held = []
-            elif is_last:
+            is_stored = bool(held) and transport.try_put(held)
+            held = [] if is_stored else held
+            self._answer(store)
+            if is_stored:
+                continue
+            if is_last:
                 return
-            else:
-                time.sleep(POLL_SEC)
-                if not held and self._requests.empty():
-                    self._is_asked.wait(IDLE_SEC - POLL_SEC)
+            time.sleep(POLL_SEC)
+            if not held and self._requests.empty():
+                self._is_asked.wait(self._idle_sec - POLL_SEC)
 
     def _take(self) -> list[bytes]:
         batches = self._drain()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from esper.distributed.checkpoint import CheckpointFolder
-from esper.distributed.config import read_run_config
-from esper.distributed.run_dir import Owner, RunDir, open_run_dir, owner
+from esper.distributed.checkpoint_folder import CheckpointFolder
+from esper.distributed.run_dir import Owner, RunDir, RunDirError, open_run_dir, owner
+from esper.distributed.settings_file import read_settings
 from esper.karn.queries import RunOverview, run_overview
 from esper.karn.store import Store, StoreError
 from esper.leyline.telemetry import TelemetryEventType
@@ -31,6 +31,8 @@ class Phase(StrEnum):
     COMPLETED = "completed"
     INTERRUPTED = "interrupted"
     """Stopped by request."""
+    FAILED = "failed"
+    """Ended by an error that it told of."""
     DIED = "died"
     """Nobody is at work, and the run did not say why."""
 
@@ -57,6 +59,10 @@ class RunStatus:
     parts_lost: int | None
     """Actors that were lost; None while the run lives, whose telemetry only it may read."""
     parts_recovered: int | None
+    incidents: int | None
+    """Times that the telemetry file could not be written or its log not be read; None as for `parts_lost`."""
+    events_lost: int | None
+    """Events that telemetry dropped or set aside; None as for `parts_lost`."""
 
     @property
     def is_resumable(self) -> bool:
@@ -68,12 +74,13 @@ def run_status(root: Path) -> RunStatus:
     """Look at a run's folder; nothing is changed or started.
 
     Raises:
-        RunDirError: If there is no run in `root`.
+        RunDirError: If there is no run in `root`, or its settings were altered.
+        ConfigError: If its settings cannot be read.
     """
     paths = open_run_dir(root, for_writing=False)
-    config = read_run_config(paths.config)
+    planned, keep_last = _plan(paths)
     writer = owner(paths)
-    folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
+    folder = CheckpointFolder(paths.checkpoints, keep_last)
     saved = [(folder.path(number), _run_state(folder.path(number))) for number in folder.rounds()[-2:]]
     last = saved[-1][1] if saved else {}
     told = _Told(None, None, None) if writer is not None else _read_telemetry(paths)
@@ -83,11 +90,11 @@ def run_status(root: Path) -> RunStatus:
         phase=phase_of(
             is_owned=writer is not None,
             rounds=rounds,
-            planned=config.rollout.rounds,
+            planned=planned,
             stop_reason=told.overview.stop_reason if told.overview else None,
         ),
         rounds=rounds,
-        planned_rounds=config.rollout.rounds,
+        planned_rounds=planned,
         episodes=int(last.get("episodes", 0)),
         env_steps=int(last.get("env_steps", 0)),
         env_steps_per_sec=told.overview.env_steps_per_sec if told.overview else _speed(saved),
@@ -97,6 +104,8 @@ def run_status(root: Path) -> RunStatus:
         owner=writer,
         parts_lost=told.parts_lost,
         parts_recovered=told.parts_recovered,
+        incidents=told.overview.num_incidents if told.overview else None,
+        events_lost=told.overview.dropped_events + told.overview.rejected_events if told.overview else None,
     )
 
 
@@ -113,7 +122,17 @@ def phase_of(*, is_owned: bool, rounds: int, planned: int, stop_reason: str | No
         if rounds >= planned:
             return Phase.COMPARING
         return Phase.TRAINING if rounds else Phase.STARTING
-    return {"completed": Phase.COMPLETED, "interrupted": Phase.INTERRUPTED}.get(stop_reason or "", Phase.DIED)
+    ends = {"completed": Phase.COMPLETED, "interrupted": Phase.INTERRUPTED, "failed": Phase.FAILED}
+    return ends.get(stop_reason or "", Phase.DIED)
+
+
+def _plan(paths: RunDir) -> tuple[int, int]:
+    """Rounds that the run shall play, and checkpoints that it keeps; its settings were checked when they were written."""
+    settings = read_settings(paths.config)
+    try:
+        return int(settings["rollout"]["rounds"]), int(settings["checkpoint"]["keep_last"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunDirError(f"{paths.config} was altered since the run began: rollout.rounds or checkpoint.keep_last is missing") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +153,7 @@ def _read_telemetry(paths: RunDir) -> _Told:
 
 def _count(store: Store, kind: TelemetryEventType) -> int | None:
     table = table_name(kind)
-    if not store.rows("SELECT 1 AS one FROM information_schema.tables WHERE table_name = $1", [table]):
+    if not store.rows("SELECT 1 AS one FROM duckdb_tables() WHERE table_name = $1 AND NOT temporary", [table]):
         return None
     count: int = store.rows(f'SELECT count(*) AS num FROM "{table}"')[0]["num"]
     return count

@@ -58,6 +58,8 @@ class RunStory:
         level = config.telemetry.console
         self._console = None if level == "off" else ConsoleSink(level)
         self._num_shown = 0
+        self._num_steps = 0
+        self._round_sec = 0.0
         self._gauges = Gauges(emitter, config.telemetry, "cpu")
         self._updates = UpdateMonitor()
         self._trend = AccuracyTrend()
@@ -121,6 +123,8 @@ class RunStory:
     def round_finished(self, report: RoundReport) -> None:
         """A round was played and learned from."""
         outcomes, counts, rollout = report.outcomes, report.counts, self._config.rollout
+        self._num_steps += sum(outcome.episode_length for outcome in outcomes)
+        self._round_sec += report.wall_sec
         group = group_id("train", LEARNED, counts.rounds - 1)
         trend = self._trend.add(report.mean_accuracy, batch_idx=counts.rounds, episodes_completed=counts.episodes)
         payload = TolariaBatchPayload(
@@ -155,13 +159,12 @@ class RunStory:
         self._gauges.beat(env_steps=counts.env_steps)
 
     def finished(self, counts: Counts, stop_reason: str, checkpoint: str | None, num_events_dropped: int | None = None) -> None:
-        """The run ends; so many events of all parts were given up."""
-        wall_sec = time.perf_counter() - self._started
+        """The run ends; so many events of all parts were given up, or None if nobody has asked them."""
         payload = RunFinishedPayload(
             episodes=counts.episodes,
             env_steps=counts.env_steps,
-            wall_sec=wall_sec,
-            env_steps_per_sec=counts.env_steps / wall_sec,
+            wall_sec=time.perf_counter() - self._started,
+            env_steps_per_sec=self._num_steps / self._round_sec if self._round_sec else None,
             stop_reason=stop_reason,
             checkpoint_path=checkpoint,
             num_events_dropped=num_events_dropped,
@@ -191,7 +194,8 @@ class RunStory:
     def _show(self, event: TelemetryEvent) -> None:
         if self._console is None:
             return
-        identity = BatchId("driver", 0, self._num_shown + 1, self._num_shown, event.event_type.name)
+        num_dropped = self._emitter.stats().dropped_events
+        identity = BatchId("driver", 0, self._num_shown + 1, self._num_shown, event.event_type.name, num_dropped)
         self._num_shown += 1
         self._console.write([stamp(record_batch([event]), identity)])
 

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from esper.karn.records import as_record
+from esper.leyline.reward import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from esper.karn.store import Store
 
-R = TypeVar("R")
-HEADS = ("op", "slot", "blueprint", "style", "tempo", "alpha_target", "alpha_speed", "alpha_curve")
-"""Heads of the policy."""
-REWARD_PARTS = (
-    "utility_change",
-    "bounded_attribution",
-    "compute_rent",
-    "occupancy_rent",
-    "fossilized_rent",
-    "alpha_shock",
-    "ratio_penalty",
-    "stage_bonus",
-    "fossilize_terminal_bonus",
-    "blending_warning",
-    "holding_warning",
-    "pbrs_bonus",
-    "synergy_bonus",
-    "action_shaping",
-    "terminal_bonus",
-    "governor_penalty",
-)
-"""Columns of `rewards` that add up to the total."""
+REWARD_PARTS = (*PARTS, "stage_bonus")
+"""Columns of `rewards` that add up to the total; the last one is 0 but in runs of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +112,16 @@ class Anomaly:
 
 
 @dataclass(frozen=True, slots=True)
+class Incident:
+    """One trouble of the telemetry file itself."""
+
+    noticed_at: datetime
+    kind: str
+    """`refused`: it could not be written for a while; `unreadable_wal`: what was not yet folded in was set aside."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class MachineReading:
     """One process at one time. None is unmeasured."""
 
@@ -198,7 +191,7 @@ def seed_fates(store: Store) -> list[SeedFates]:
                count(*) FILTER (event_type = 'SEED_PRUNED') AS num_pruned
         FROM seed_lifecycle WHERE {_IS_TRAINING} GROUP BY ALL ORDER BY ALL
     """
-    return [_build(SeedFates, row) for row in store.rows(sql)]
+    return [as_record(SeedFates, row) for row in store.rows(sql)]
 
 
 def last_round_seeds(store: Store, *, max_envs: int = 8) -> list[SeedEpoch]:
@@ -211,12 +204,12 @@ def last_round_seeds(store: Store, *, max_envs: int = 8) -> list[SeedEpoch]:
         QUALIFY incarnation = max(incarnation) OVER (PARTITION BY env_id, episode_idx)
         ORDER BY env_id, slot_id, inner_epoch
     """
-    return [_build(SeedEpoch, row) for row in store.rows(sql, [max_envs])]
+    return [as_record(SeedEpoch, row) for row in store.rows(sql, [max_envs])]
 
 
 def blueprint_scores(store: Store) -> list[BlueprintScore]:
     """Every blueprint that was planted, the most kept first."""
-    return [_build(BlueprintScore, row) for row in store.rows("SELECT * FROM blueprint_scoreboard ORDER BY num_kept DESC, blueprint_id")]
+    return [as_record(BlueprintScore, row) for row in store.rows("SELECT * FROM blueprint_scoreboard ORDER BY num_kept DESC, blueprint_id")]
 
 
 def slot_attributions(store: Store) -> list[SlotAttribution]:
@@ -226,7 +219,7 @@ def slot_attributions(store: Store) -> list[SlotAttribution]:
                quantile_cont(shapley_value, 0.25) AS low, quantile_cont(shapley_value, 0.75) AS high
         FROM attributions GROUP BY slot_id ORDER BY slot_id
     """
-    return [_build(SlotAttribution, row) for row in store.rows(sql)]
+    return [as_record(SlotAttribution, row) for row in store.rows(sql)]
 
 
 def gains_by_size(store: Store) -> dict[int, list[float]]:
@@ -241,12 +234,12 @@ def gains_by_size(store: Store) -> dict[int, list[float]]:
 def calibrations(store: Store) -> list[Calibration]:
     """Whether reward and accuracy agree, all contexts together first."""
     sql = "SELECT * FROM reward_calibration ORDER BY split, policy, context NULLS FIRST"
-    return [_build(Calibration, row) for row in store.rows(sql)]
+    return [as_record(Calibration, row) for row in store.rows(sql)]
 
 
 def anomalies(store: Store, *, limit: int = 200) -> list[Anomaly]:
     """The newest findings, newest first."""
-    return [_build(Anomaly, row) for row in store.rows("SELECT * FROM anomalies ORDER BY timestamp DESC LIMIT $1", [limit])]
+    return [as_record(Anomaly, row) for row in store.rows("SELECT * FROM anomalies ORDER BY timestamp DESC LIMIT $1", [limit])]
 
 
 def anomaly_counts(store: Store) -> dict[str, int]:
@@ -255,9 +248,14 @@ def anomaly_counts(store: Store) -> dict[str, int]:
     return {row["event_type"]: row["num"] for row in rows}
 
 
+def incidents(store: Store) -> list[Incident]:
+    """Troubles of the telemetry file, in order."""
+    return [as_record(Incident, row) for row in store.rows("SELECT * FROM incidents ORDER BY noticed_at")]
+
+
 def machine_readings(store: Store) -> list[MachineReading]:
     """Every infrastructure snapshot, in order."""
-    return [_build(MachineReading, row) for row in store.rows("SELECT * FROM infrastructure ORDER BY timestamp")]
+    return [as_record(MachineReading, row) for row in store.rows("SELECT * FROM infrastructure ORDER BY timestamp")]
 
 
 def process_lives(store: Store) -> list[ProcessLife]:
@@ -269,13 +267,9 @@ def process_lives(store: Store) -> list[ProcessLife]:
         FROM (SELECT * FROM heartbeats QUALIFY incarnation = max(incarnation) OVER (PARTITION BY source))
         GROUP BY source ORDER BY source
     """
-    return [_build(ProcessLife, row) for row in store.rows(sql)]
+    return [as_record(ProcessLife, row) for row in store.rows(sql)]
 
 
 _IS_TRAINING = "regexp_matches(group_id, '^train/learned/[0-9]+$')"
 _ROUND = "try_cast(split_part(group_id, '/', 3) AS BIGINT)"
 """The round's number in a `group_id` such as `train/learned/7`."""
-
-
-def _build(cls: type[R], row: Mapping[str, Any]) -> R:
-    return cls(**{field.name: row[field.name] for field in fields(cls)})  # type: ignore[arg-type]

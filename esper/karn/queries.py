@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from esper.karn.records import as_record
 
 if TYPE_CHECKING:
     from esper.karn.store import Store
-
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,8 @@ class RunOverview:
     """Events that telemetry lost because its buffers were full."""
     rejected_events: int
     """Events that did not fit their table; they are kept in `rejected_batches`."""
+    num_incidents: int
+    """Times that the file could not be written or its log not be read; they are listed in `incidents`."""
 
 
 def learning_curve(store: Store) -> list[LearningPoint]:
@@ -116,7 +118,7 @@ def learning_curve(store: Store) -> list[LearningPoint]:
         FROM tolaria_batches AS b LEFT JOIN updates AS u ON u.group_id = b.group_id AND u.batch = b.batch_idx
         ORDER BY b.batch_idx, b.timestamp
     """
-    return [_build(LearningPoint, row) for row in store.rows(sql)]
+    return [as_record(LearningPoint, row) for row in store.rows(sql)]
 
 
 def growth_table(store: Store, split: str | None = None) -> list[GrowthCell]:
@@ -125,7 +127,7 @@ def growth_table(store: Store, split: str | None = None) -> list[GrowthCell]:
         SELECT * FROM growth WHERE $1 IS NULL OR split = $1
         ORDER BY num_kept DESC, num_planted DESC, context, slot_id, blueprint_id
     """
-    return [_build(GrowthCell, row) for row in store.rows(sql, [split])]
+    return [as_record(GrowthCell, row) for row in store.rows(sql, [split])]
 
 
 def outcomes(store: Store, split: str | None = None) -> list[Outcome]:
@@ -134,7 +136,7 @@ def outcomes(store: Store, split: str | None = None) -> list[Outcome]:
         SELECT row_number() OVER (ORDER BY episode_idx, env_id, timestamp) AS number, *
         FROM episode_outcomes WHERE $1 IS NULL OR split = $1 ORDER BY number
     """
-    return [_build(Outcome, row | {"kept": tuple(row["kept"] or ())}) for row in store.rows(sql, [split])]
+    return [as_record(Outcome, row | {"kept": tuple(row["kept"] or ())}) for row in store.rows(sql, [split])]
 
 
 def run_overview(store: Store) -> RunOverview:
@@ -142,12 +144,14 @@ def run_overview(store: Store) -> RunOverview:
     starts = store.rows("SELECT * FROM runs ORDER BY timestamp")
     first, last = (starts[0], starts[-1]) if starts else ({}, {})
     rounds = store.rows("""
-        SELECT count(*) AS num, max(episodes_completed) AS episodes, max(env_steps) AS env_steps, sum(wall_sec) AS wall_sec
+        SELECT count(*) AS num, max(episodes_completed) AS episodes, max(env_steps) AS env_steps, sum(wall_sec) AS wall_sec,
+               sum(env_steps_per_sec * wall_sec) / sum(wall_sec) FILTER (env_steps_per_sec IS NOT NULL) AS env_steps_per_sec
         FROM tolaria_batches
     """)[0]
     losses = store.rows("SELECT coalesce(sum(dropped_events), 0)::BIGINT AS num FROM high_water_marks")[0]
     rejects = store.rows("SELECT coalesce(sum(num_events), 0)::BIGINT AS num FROM rejected_batches")[0]
     anomalies = store.rows("SELECT count(*) AS num FROM anomalies")[0]
+    incidents = store.rows("SELECT count(*) AS num FROM incidents")[0]
     utilities = [outcome.utility for outcome in outcomes(store, "train")]
     recent = utilities[-max(len(utilities) // 10, 1) :]
     return RunOverview(
@@ -160,18 +164,21 @@ def run_overview(store: Store) -> RunOverview:
         rounds=rounds["num"],
         episodes=rounds["episodes"] or 0,
         env_steps=_first_known(last.get("env_steps"), rounds["env_steps"]),
-        wall_sec=_first_known(last.get("wall_sec"), rounds["wall_sec"]),
-        env_steps_per_sec=last.get("env_steps_per_sec"),
+        wall_sec=_first_known(_sum_if_known([start.get("wall_sec") for start in starts]), rounds["wall_sec"]),
+        env_steps_per_sec=_first_known(rounds["env_steps_per_sec"], last.get("env_steps_per_sec")),
         stop_reason=last.get("stop_reason"),
         mean_utility_last=sum(recent) / len(recent) if recent else None,
         num_anomalies=anomalies["num"],
         dropped_events=losses["num"],
         rejected_events=rejects["num"],
+        num_incidents=incidents["num"],
     )
 
 
-def _build(cls: type[R], row: dict[str, Any]) -> R:
-    return cls(**{field.name: row[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+def _sum_if_known(values: list[float | None]) -> float | None:
+    """Over all lives of a run; None if one of them did not say."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
 
 
 def _first_known(*values: Any) -> Any:

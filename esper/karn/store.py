@@ -20,6 +20,10 @@ TELEMETRY_FILE = "telemetry.duckdb"
 SNAPSHOT_FILE = "telemetry.snapshot.duckdb"
 NEWEST_SCHEMA = 1
 """Version of the file's own tables up to which this code can read."""
+OWNED_ELSEWHERE = ("Could not set lock", "Conflicting lock", "different configuration")
+"""What DuckDB says where another process, or another connection of this one, has the file open for writing."""
+DAMAGED = "Corrupt database file"
+"""What DuckDB says of a block that is not as it was written."""
 
 
 class StoreError(RuntimeError):
@@ -115,8 +119,17 @@ class Store:
         return answer(self._connection, sql, limits or QueryLimits())
 
     def table(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
-        """Run a query; timestamps are UTC."""
-        return self._connection.sql(sql, params=list(parameters)).to_arrow_table()
+        """Run a query; timestamps are UTC.
+
+        Raises:
+            StoreError: If the file turns out to be damaged where the query reads.
+        """
+        try:
+            return self._connection.sql(sql, params=list(parameters)).to_arrow_table()
+        except duckdb.Error as error:
+            if DAMAGED in str(error):
+                raise StoreError(f"{self.path} cannot be read: {str(error).strip()}") from error
+            raise
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         """Run a query; one dict per row."""
@@ -148,4 +161,4 @@ def _recorded_off(root: Path) -> str:
 
 
 def _is_owned_elsewhere(error: Exception) -> bool:
-    return "lock" in str(error).lower() or "different configuration" in str(error)
+    return any(sign in str(error) for sign in OWNED_ELSEWHERE)

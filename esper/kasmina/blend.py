@@ -121,8 +121,3 @@ class BlendGate(nn.Module):
 def gate_width(channels: int) -> int:
     """Hidden units of a gate."""
     return max(8, channels // 4)
-
-
-def gate_parameters(channels: int) -> int:
-    """Parameters of a gate."""
-    return gate_width(channels) * (channels + 2) + 1

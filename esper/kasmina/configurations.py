@@ -54,12 +54,13 @@ class Branches:
     def expand(self) -> Tensor:
         """Values of every configuration [C, B, …]."""
         grouped = self._grouped()
-        return grouped if self.rows == tuple(range(self.num_prefixes)) else grouped[list(self.rows)]
+        return grouped if self.rows == tuple(range(self.num_prefixes)) else grouped[_index(self.rows, grouped)]
 
     def _take(self, prefixes: list[int]) -> Tensor:
         if len(prefixes) == self.num_prefixes:
             return self.x
-        return self._grouped()[prefixes].flatten(0, 1)
+        grouped = self._grouped()
+        return grouped[_index(prefixes, grouped)].flatten(0, 1)
 
     def _grouped(self) -> Tensor:
         return self.x.view(self.num_prefixes, -1, *self.x.shape[1:])
@@ -135,7 +136,7 @@ class StackedInputs:
                 x = self._run_slot(index, x)
             elif on:
                 grouped = x.view(len(self._distinct), -1, *x.shape[1:])
-                groups = bring(torch.tensor(on), x.device)
+                groups = _index(on, x)
                 value = self._run_slot(index, grouped.index_select(0, groups).flatten(0, 1)).view(len(on), *grouped.shape[1:])
                 x = grouped.index_copy(0, groups, value).flatten(0, 1)
         return x
@@ -143,3 +144,8 @@ class StackedInputs:
     def finish(self, logits: Tensor) -> Tensor:
         """Logits of every configuration [C, B, …]."""
         return Branches(logits, self._rows).expand()
+
+
+def _index(rows: Sequence[int], like: Tensor) -> Tensor:
+    """Rows as an index on a tensor's device; a list would wait for a GPU."""
+    return bring(torch.tensor(rows), like.device)

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from esper.kasmina.model import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from esper.kasmina.model import MorphogeneticModel
     from esper.leyline.host import HostFamily
@@ -71,12 +71,14 @@ def probe(model: MorphogeneticModel, x: Tensor, y: Tensor) -> HostProbe:
         parameters = [[p for p in layer.parameters() if p.requires_grad] if layer else [] for layer in layers]
         wanted = [*values, *(p for group in parameters for p in group)]
         gradients = iter(_gradients(loss, wanted))
-    slots = tuple(_probe_slot(value, next(gradients), model.host.family) for value in values)
-    probes = []
+    slot_figures = [_slot_figures(value, next(gradients), model.host.family) for value in values]
+    layer_figures = []
     for layer, group in zip(layers, parameters, strict=True):
         weights = [p.detach() for p in layer.parameters()] if layer else []
-        probes.append(_probe_layer(weights, [next(gradients) for _ in group], zeros.get(layer) if layer else None))
-    return HostProbe(slots, tuple(probes))
+        layer_figures.append(_layer_figures(weights, [next(gradients) for _ in group], zeros.get(layer) if layer else None))
+    numbers = iter(_read([*slot_figures, *layer_figures]))
+    slots = tuple(_slot_probe(next(numbers), value.numel()) for value in values)
+    return HostProbe(slots, tuple(LayerProbe(*next(numbers)) for _ in layers))
 
 
 def _layer_modules(model: MorphogeneticModel) -> list[nn.Module | None]:
@@ -87,13 +89,13 @@ def _layer_modules(model: MorphogeneticModel) -> list[nn.Module | None]:
 
 
 @contextmanager
-def _saturation(layers: list[nn.Module | None]) -> Iterator[Mapping[nn.Module, float]]:
+def _saturation(layers: list[nn.Module | None]) -> Iterator[Mapping[nn.Module, Tensor]]:
     """Share of zeros in the output of every layer that runs inside the block."""
-    zeros: dict[nn.Module, float] = {}
+    zeros: dict[nn.Module, Tensor] = {}
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            zeros[module] = float((output.detach() == 0).float().mean())
+            zeros[module] = (output.detach() == 0).float().mean()
 
     handles = [layer.register_forward_hook(record) for layer in layers if layer is not None]
     try:
@@ -110,14 +112,23 @@ def _gradients(loss: Tensor, wanted: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(tensor) if (gradient := found.get(tensor)) is None else gradient for tensor in wanted]
 
 
-def _probe_slot(value: Tensor, gradient: Tensor, family: HostFamily) -> SlotProbe:
+def _slot_figures(value: Tensor, gradient: Tensor, family: HostFamily) -> list[Tensor | None]:
+    """Norm of the gradient, mean, standard deviation over samples and positions, and over positions."""
     positions = _positions(value.detach(), family)
-    return SlotProbe(
-        gradient_norm=float(torch.linalg.vector_norm(gradient)) / gradient.numel() ** 0.5,
-        activation_mean=float(positions.mean()),
-        activation_std=float(positions.flatten(0, 1).std(0, correction=0).mean()),
-        spatial_std=float(positions.std(1, correction=0).mean()) if positions.shape[1] > 1 else None,
-    )
+    return [
+        torch.linalg.vector_norm(gradient),
+        positions.mean(),
+        positions.flatten(0, 1).std(0, correction=0).mean(),
+        positions.std(1, correction=0).mean() if positions.shape[1] > 1 else None,
+    ]
+
+
+def _slot_probe(figures: Sequence[float | None], size: int) -> SlotProbe:
+    norm, mean, std, spatial_std = figures
+    assert norm is not None
+    assert mean is not None
+    assert std is not None
+    return SlotProbe(norm / size**0.5, mean, std, spatial_std)
 
 
 def _positions(value: Tensor, family: HostFamily) -> Tensor:
@@ -127,11 +138,19 @@ def _positions(value: Tensor, family: HostFamily) -> Tensor:
     return value if family == "transformer" else value.unsqueeze(1)
 
 
-def _probe_layer(weights: list[Tensor], gradients: list[Tensor], saturation: float | None) -> LayerProbe:
+def _layer_figures(weights: list[Tensor], gradients: list[Tensor], saturation: Tensor | None) -> list[Tensor | None]:
+    """What `LayerProbe` holds, in its order."""
     flat = torch.cat([g.flatten() for g in gradients]) if gradients else None
-    return LayerProbe(
-        weight_norm=float(torch.linalg.vector_norm(torch.cat([w.flatten() for w in weights]))) if weights else None,
-        gradient_norm=None if flat is None else float(torch.linalg.vector_norm(flat)),
-        gradient_variance=None if flat is None else float(flat.var(correction=0)),
-        saturation_rate=saturation,
-    )
+    return [
+        torch.linalg.vector_norm(torch.cat([w.flatten() for w in weights])) if weights else None,
+        None if flat is None else torch.linalg.vector_norm(flat),
+        None if flat is None else flat.var(correction=0),
+        saturation,
+    ]
+
+
+def _read(rows: Sequence[Sequence[Tensor | None]]) -> list[list[float | None]]:
+    """The numbers in scalars; a GPU is asked once for all of them."""
+    found = [figure for row in rows for figure in row if figure is not None]
+    numbers = iter(torch.stack(found).tolist() if found else ())
+    return [[None if figure is None else next(numbers) for figure in row] for row in rows]

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from esper.kasmina.seed_state import GradientReading
+from esper.leyline.gradient_health import gradient_health, is_exploding, is_vanishing
 from esper.leyline.reports import GradientFlow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor
-
-VANISHING_NORM = 1e-7
-"""A parameter tensor whose gradient norm is below this counts as vanishing."""
-EXPLODING_NORM = 10.0
-"""A parameter tensor whose gradient norm is above this, or not finite, counts as exploding."""
 
 
 def gradient_norms(parameters: Iterable[Tensor]) -> dict[Tensor, float]:
@@ -50,12 +46,12 @@ def read_gradients(
     return [_read([norms[p] for p in group], group, host_rms) if group else None for group in heard[1:]]
 
 
-def gradient_flow(parameters: Iterable[tuple[str, Tensor]], *, scale: float = 1.0) -> GradientFlow | None:
+def gradient_flow(parameters: Iterable[tuple[str, Tensor]], scale_of: Callable[[str], float] = lambda _: 1.0) -> GradientFlow | None:
     """Gradients that the last backward pass left behind, by the module that owns the parameters.
 
     Args:
         parameters: By path.
-        scale: What the norms are multiplied with, to undo that gradients were clipped.
+        scale_of: What a module's norm is multiplied with, to undo that gradients were clipped.
 
     Returns:
         None where no parameter has a gradient.
@@ -67,7 +63,7 @@ def gradient_flow(parameters: Iterable[tuple[str, Tensor]], *, scale: float = 1.
     squares: dict[str, float] = {}
     for (layer, _), norm in zip(named, torch.stack(torch._foreach_norm(gradients)).tolist(), strict=True):
         squares[layer] = squares.get(layer, 0.0) + norm * norm
-    norms = {layer: scale * math.sqrt(square) for layer, square in squares.items()}
+    norms = {layer: scale_of(layer) * math.sqrt(square) for layer, square in squares.items()}
     usable = [norm for norm in norms.values() if math.isfinite(norm) and norm > 0.0]
     num_zero = torch.stack([(gradient == 0).sum() for gradient in gradients]).sum()
     return GradientFlow(
@@ -79,14 +75,12 @@ def gradient_flow(parameters: Iterable[tuple[str, Tensor]], *, scale: float = 1.
 
 
 def _read(norms: Sequence[float], parameters: Sequence[Tensor], host_rms: float) -> GradientReading:
-    vanishing = sum(norm < VANISHING_NORM for norm in norms)
-    exploding = sum(not norm <= EXPLODING_NORM for norm in norms)
     ratio = _rms(norms, parameters) / host_rms if host_rms > 0.0 else math.nan
     return GradientReading(
         norm=math.hypot(*norms),
-        health=max(0.0, 1.0 - 0.5 * vanishing / len(norms) - 0.8 * exploding / len(norms)),
-        has_vanishing=vanishing > 0,
-        has_exploding=exploding > 0,
+        health=gradient_health(norms),
+        has_vanishing=any(map(is_vanishing, norms)),
+        has_exploding=any(map(is_exploding, norms)),
         ratio=ratio if math.isfinite(ratio) else None,
     )
 

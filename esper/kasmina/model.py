@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from esper.kasmina import lifecycle
 from esper.kasmina.config import chosen_slots, growth_limits
 from esper.kasmina.configurations import SharedPrefixes, StackedInputs
+from esper.kasmina.faults import BackwardWatch
+from esper.kasmina.faults import BlueprintError as BlueprintError
 from esper.kasmina.gradients import read_gradients
 from esper.kasmina.nursery import Nursery
 from esper.kasmina.seed_state import SeedState, SlotStates, record_gradients
 from esper.kasmina.slot import SeedSlot
 from esper.kasmina.snapshot import Snapshot
-from esper.kasmina.structure import Structure, copy_weights
+from esper.kasmina.structure import Structure, copy_numbers
 from esper.leyline.stages import SeedStage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from esper.kasmina.config import GrowthConfig
     from esper.kasmina.nursery import Modules
@@ -33,20 +36,6 @@ if TYPE_CHECKING:
     from esper.leyline.ports import Catalogue
     from esper.leyline.reports import SeedStateReport, StageTransition
     from esper.leyline.rng import SeedTree
-
-
-class BlueprintError(RuntimeError):
-    """A blueprint that failed; the cause is chained."""
-
-    def __init__(self, blueprint_id: str, slot_id: str, doing: str, reason: str) -> None:
-        super().__init__(blueprint_id, slot_id, doing, reason)
-        self.blueprint_id = blueprint_id
-        self.slot_id = slot_id
-        self.doing = doing
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"blueprint {self.blueprint_id!r} in slot {self.slot_id} failed while {self.doing}: {self.reason}"
 
 
 class MorphogeneticModel(nn.Module):
@@ -73,7 +62,8 @@ class MorphogeneticModel(nn.Module):
         self.host: HostProtocol = host
         self.config = config
         self.specs = chosen_slots(config, host.injection_specs())
-        self._slots = tuple(SeedSlot(spec) for spec in self.specs)
+        self._watch: BackwardWatch[SeedSlot] = BackwardWatch()
+        self._slots = tuple(SeedSlot(spec, self._watch) for spec in self.specs)
         self.slots = nn.ModuleList(self._slots)
         self._catalogue = catalogue
         self._limits = growth_limits(config, catalogue, host.family)
@@ -100,11 +90,7 @@ class MorphogeneticModel(nn.Module):
             ValueError: If there is no configuration.
             IndexError: If a configuration names a slot that does not exist.
         """
-        if not configurations:
-            raise ValueError("forward_configurations needs at least one configuration")
-        unknown = set().union(*configurations) - set(range(len(self._slots)))
-        if unknown:
-            raise IndexError(f"slots {sorted(unknown)} do not exist; the host has {len(self._slots)}")
+        require_slots(configurations, len(self._slots))
         heard = {s: tuple(i for i in slots if not self._slots[i].is_incubating) for s, slots in self._computing.items()}
         kind: type[SharedPrefixes | StackedInputs] = SharedPrefixes if self.host.shares_prefixes else StackedInputs
         visits = kind([frozenset(configuration) for configuration in configurations], heard, self._run_slot)
@@ -224,8 +210,12 @@ class MorphogeneticModel(nn.Module):
         return sum(_count(self._slots[i]) for i in self.fossil_slots())
 
     def snapshot(self) -> Snapshot:
-        """Copy the weights of host and fossils to the CPU."""
+        """Copy the weights of host and fossils."""
         return Snapshot.take(self._host_module, self._fossils())
+
+    def with_fossils(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot, and the weights of fossils that are younger than it as they are now."""
+        return snapshot.with_fossils(self._fossils())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Write a snapshot back. A fossil that is younger than the snapshot keeps its weights.
@@ -235,13 +225,29 @@ class MorphogeneticModel(nn.Module):
         """
         snapshot.write(self._host_module, self._fossils())
 
-    def structure(self) -> Structure:
-        """Everything that a change could touch, for `reinstate`."""
+    def silence(self, slot_id: str) -> bool:
+        """Let a slot compute nothing until the model changes; returns whether it computed until now."""
+        slot = next(slot for slot in self._slots if slot.spec.slot_id == slot_id)
+        computed, slot.computes = slot.computes, False
+        self._route()
+        return computed
+
+    def naming_faults(self) -> AbstractContextManager[None]:
+        """A block with a backward pass; what fails there in a seed is raised as a `BlueprintError`."""
+        return self._watch.naming(lambda slot, error: self._failure(slot, error, doing="running backward"))
+
+    def structure(self, *, keeps_numbers: bool = False) -> Structure:
+        """Everything that a change could touch, for `reinstate`.
+
+        Args:
+            keeps_numbers: The change writes no number that is there already, as no `apply`, `tick` or `prune_all` does, so that
+                none is copied.
+        """
         return Structure(
             states=self._states,
             planted=tuple(slot.planted for slot in self._slots),
-            weights=copy_weights(self),
-            trainable=frozenset(p for p in self.parameters() if p.requires_grad),
+            requires_grad={parameter: parameter.requires_grad for parameter in self.parameters()},
+            numbers={} if keeps_numbers else copy_numbers(self),
             epoch=self._epoch,
             val_accuracy=self._val_accuracy,
         )
@@ -254,7 +260,7 @@ class MorphogeneticModel(nn.Module):
                 slot.plant(*planted)
         self._epoch, self._val_accuracy = structure.epoch, structure.val_accuracy
         self._become(structure.states)
-        structure.write_weights()
+        structure.write_back()
 
     @property
     def _host_module(self) -> nn.Module:
@@ -296,20 +302,22 @@ class MorphogeneticModel(nn.Module):
         except Exception as error:
             raise BlueprintError(state.blueprint_id, slot.spec.slot_id, "being built", repr(error)) from error
 
+    def _failure(self, slot: SeedSlot, error: Exception, *, doing: str) -> BlueprintError:
+        state = self._states[self._slots.index(slot)]
+        assert state is not None
+        return BlueprintError(state.blueprint_id, slot.spec.slot_id, doing, repr(error))
+
     def _visit(self, segment: int, x: Tensor) -> Tensor:
         for slot in self._computing.get(segment, ()):
             x = self._run_slot(slot, x)
         return x
 
     def _run_slot(self, index: int, x: Tensor) -> Tensor:
+        slot = self._slots[index]
         try:
-            return self._slots[index].forward(x)
+            return slot.forward(x)
         except Exception as error:
-            state = self._states[index]
-            assert state is not None
-            raise BlueprintError(
-                state.blueprint_id, self.specs[index].slot_id, f"running on a value {list(x.shape)}", repr(error)
-            ) from error
+            raise self._failure(slot, error, doing=f"running on a value {list(x.shape)}") from error
 
     def _route(self) -> None:
         """Note once which slots a forward pass has to visit."""
@@ -329,6 +337,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+def require_slots(configurations: Sequence[Collection[int]], num_slots: int) -> None:
+    """Refuse choices of slots that nobody can run under.
+
+    Raises:
+        ValueError: If there is no configuration.
+        IndexError: If a configuration names a slot that does not exist.
+    """
+    if not configurations:
+        raise ValueError("a forward pass under configurations needs at least one")
+    unknown = set().union(*configurations) - set(range(num_slots))
+    if unknown:
+        raise IndexError(f"slots {sorted(unknown)} do not exist; the host has {num_slots}")
 
 
 def _is_fossil(seed: SeedState) -> bool:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, is_grad_enabled, nn
 
 from esper.kasmina.blend import blend, straight_through
+from esper.kasmina.faults import BackwardWatch, require_value
 from esper.leyline.alpha import BlendOperator
+from esper.leyline.layer_ops import is_stackable
 from esper.leyline.stages import SeedStage
 
 if TYPE_CHECKING:
@@ -38,10 +40,17 @@ class Manner:
 
 
 class SeedSlot(nn.Module):
-    """One place in the host. Submodules are named by seed id, so that no two seeds ever share a parameter name."""
+    """One place in the host. Submodules are named by seed id, so that no two seeds ever share a parameter name.
 
-    def __init__(self, spec: InjectionSpec) -> None:
+    Args:
+        spec: Which place.
+        watch: Is told of the backward passes of seeds that could fail, which are those without a formula.
+    """
+
+    def __init__(self, spec: InjectionSpec, watch: BackwardWatch[SeedSlot] | None = None) -> None:
         super().__init__()
+        self._watch = watch
+        self._is_watched = False
         self.spec = spec
         self.computes = False
         """Whether the slot does anything in a forward pass."""
@@ -65,15 +74,11 @@ class SeedSlot(nn.Module):
         """Whether a seed learns here without being heard."""
         return self.computes and self._manner.is_incubating
 
-    @property
-    def seed_id(self) -> str | None:
-        """The seed whose modules are here."""
-        return self._planted[0] if self._planted else None
-
     def plant(self, seed_id: str, seed: nn.Module, gate: BlendGate | None) -> None:
         """Take in a seed's modules in place of those that are here."""
         self.clear()
         self._planted = (seed_id, seed, gate)
+        self._is_watched = not is_stackable(seed)
         self.add_module(seed_id, seed)
         if gate is not None:
             self.add_module(seed_id + GATE_SUFFIX, gate)
@@ -110,9 +115,32 @@ class SeedSlot(nn.Module):
         if self._planted is None or not self.computes or (self.is_incubating and not self.training):
             return h
         _, seed, gate = self._planted
-        source = seed_input(h, self._manner)
-        s = seed(source).to(h.dtype)  # autocast leaves some values in fp32
-        return mix_in(h, s, source, gate, alpha=self.alpha, manner=self._manner)
+        if self._watch is None or not self._is_watched:
+            return pass_seed(h, seed, gate, alpha=self.alpha, manner=self._manner)
+        watch = self._watch
+        watch.end_at(h)
+        return pass_seed(h, lambda x: watch.begin_at(seed(x), self), gate, alpha=self.alpha, manner=self._manner)
+
+
+def pass_seed(
+    h: Tensor, seed: Callable[[Tensor], Tensor], gate: Callable[[Tensor], Tensor] | None, *, alpha: float | Tensor, manner: Manner
+) -> Tensor:
+    """The value behind a slot, of one model.
+
+    Args:
+        h: Host value.
+        seed: What grows there.
+        gate: Used by GATE alone.
+        alpha: How far the seed is blended in.
+        manner: How the slot treats its seed.
+
+    Raises:
+        TypeError: If the seed's value is no tensor.
+        ValueError: If it has another shape than what the seed was given.
+    """
+    source = seed_input(h, manner)
+    s = require_value(seed(source), source).to(h.dtype)  # autocast leaves some values in fp32
+    return mix_in(h, s, source, gate, alpha=alpha, manner=manner)
 
 
 def seed_input(h: Tensor, manner: Manner) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights to return to after a failure: those of the host and of its fossils, on the CPU."""
+"""Weights to return to after a failure: those of the host and of its fossils, where they are computed with."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
+
+from esper.kasmina.copies import copies, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,11 @@ class Snapshot:
         """Copy the weights of a host and of its fossils by seed id."""
         return Snapshot(_copy(host), {seed_id: _copy(module) for seed_id, module in fossils.items()})
 
+    def with_fossils(self, fossils: Mapping[str, nn.Module]) -> Snapshot:
+        """The same, with copies of those fossils by seed id that it does not hold yet."""
+        new = {seed_id: _copy(module) for seed_id, module in fossils.items() if seed_id not in self.fossils}
+        return Snapshot(self.host, {**self.fossils, **new})
+
     def write(self, host: nn.Module, fossils: Mapping[str, nn.Module]) -> None:
         """Copy the weights back into the modules' own tensors, which keep their identity.
 
@@ -43,7 +49,8 @@ class Snapshot:
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(module)}
+    named = dict(_tensors(module))
+    return dict(zip(named, copies(list(named.values())), strict=True))
 
 
 def _check(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -54,10 +61,9 @@ def _check(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the snapshot does not fit the {type(module).__name__}; differing: {differing}")
 
 
-@torch.no_grad()
 def _write(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    for name, tensor in _tensors(module):
-        tensor.copy_(state[name])
+    named = dict(_tensors(module))
+    write([state[name] for name in named], into=list(named.values()))
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -42,17 +42,20 @@ class GrowthTransaction:
         model: The model that changes.
         optimizer: Its optimizer; SGD and the Adam family need nothing else.
         group: Index of the group that new parameters join.
+        keeps_numbers: The block writes no number that is there already, so that none need be copied; `restore` writes, while
+            `apply`, `tick` and `prune_all` do not.
     """
 
-    def __init__(self, model: MorphogeneticModel, optimizer: Optimizer, *, group: int = 0) -> None:
+    def __init__(self, model: MorphogeneticModel, optimizer: Optimizer, *, group: int = 0, keeps_numbers: bool = False) -> None:
         self._model = model
         self._optimizer = optimizer
         self._group = group
+        self._keeps_numbers = keeps_numbers
         self._before: dict[str, nn.Parameter] = {}
         self._structure: Structure | None = None
 
     def __enter__(self) -> None:
-        self._structure = self._model.structure()
+        self._structure = self._model.structure(keeps_numbers=self._keeps_numbers)
         self._before = dict(self._model.named_parameters())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Literal[False]:

@@ -87,6 +87,7 @@ class WrappedHost(nn.Module):
         self._min_eval_batch = found.min_eval_batch
         self._family = places[0].family
         self._shares_prefixes = all(shares_prefixes(found, place.name) for place in places)
+        self._logits_shape = tuple(found.logits.shape[1:])
         self._input_shape = tuple(found.example.shape[1:])
         self._posts = tuple(_Post(slot_ids[p.name], p.name, p.shape, 0 if p.family == "cnn" else len(p.shape) - 1) for p in places)
         self._parts = tuple(found.model.get_submodule(place.name) for place in places)
@@ -129,7 +130,7 @@ class WrappedHost(nn.Module):
         A single sample that the model does not take is evaluated beside a copy of itself.
 
         Raises:
-            WrapError: If a slot's value has another shape than it had when the model was wrapped, a slot is passed by or
+            WrapError: If a slot's value or the logits have another shape than when the model was wrapped, a slot is passed by or
                 visited twice, or the model is trained on fewer samples than it takes.
         """
         num_samples = len(x)
@@ -147,7 +148,18 @@ class WrappedHost(nn.Module):
             for handle in handles:
                 handle.remove()
         passing.check_complete()
+        self._check_logits(logits, is_known_input=passing.is_known_input)
         return logits[::2] if is_doubled else logits
+
+    def _check_logits(self, logits: object, *, is_known_input: bool) -> None:
+        expected = self._logits_shape
+        shape = tuple(logits.shape[1:]) if isinstance(logits, Tensor) and logits.ndim else None
+        is_alike = shape is not None and len(shape) == len(expected) and shape[-1] == expected[-1]
+        if shape != expected and (is_known_input or not is_alike):
+            raise WrapError(
+                f"this {type(self.model).__name__} returned {describe(logits)}, but logits [B, {', '.join(map(str, expected))}] when it "
+                "was wrapped; they need one shape"
+            )
 
 
 class _Passing:
@@ -156,7 +168,8 @@ class _Passing:
     def __init__(self, posts: Sequence[_Post], visit: Callable[[int, Tensor], Tensor], *, is_known_input: bool) -> None:
         self._posts = posts
         self._visit = visit
-        self._is_known_input = is_known_input
+        self.is_known_input = is_known_input
+        """Whether the input has the shape of the example."""
         self._visits = [0] * len(posts)
         self._thread = threading.get_ident()
 
@@ -184,7 +197,7 @@ class _Passing:
         if shape == post.shape:
             return
         is_alike = shape is not None and len(shape) == len(post.shape) and shape[post.channel_axis] == post.shape[post.channel_axis]
-        if self._is_known_input or not is_alike:
+        if self.is_known_input or not is_alike:
             expected = f"[B, {', '.join(map(str, post.shape))}]"
             raise WrapError(
                 f"slot {post.slot_id} ({post.name}): the submodule returned {describe(output)}, but {expected} when it was wrapped; "

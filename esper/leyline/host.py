@@ -14,6 +14,13 @@ HostFamily = Literal["cnn", "transformer", "mlp"]
 """Shape of the values at a slot: cnn [B, C, H, W], transformer [B, T, C], mlp [B, C]."""
 
 
+class WrapError(ValueError):
+    """A model, slot or input that cannot be wrapped as a host; the message says what would be right."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
 @dataclass(frozen=True, slots=True)
 class InjectionSpec:
     """One place where a seed may grow."""

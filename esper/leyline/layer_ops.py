@@ -6,10 +6,32 @@ stacked ones, `layers` is a tree of the same attribute names whose tensors carry
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class BlueprintError(RuntimeError):
+    """A blueprint that failed; the cause is chained."""
+
+    def __init__(self, blueprint_id: str, slot_id: str, doing: str, reason: str, members: tuple[int, ...] = ()) -> None:
+        super().__init__(blueprint_id, slot_id, doing, reason, members)
+        self.blueprint_id = blueprint_id
+        self.slot_id = slot_id
+        self.doing = doing
+        self.reason = reason
+        self.members = members
+        """Whose seeds failed, of a population; none where a model runs by itself, or where it is everybody's fault."""
+
+    def __str__(self) -> str:
+        return f"blueprint {self.blueprint_id!r} in slot {self.slot_id} failed while {self.doing}: {self.reason}"
+
+    def for_members(self, members: tuple[int, ...] = ()) -> BlueprintError:
+        """The same failure, as that of others; by default of nobody in particular."""
+        error = BlueprintError(self.blueprint_id, self.slot_id, self.doing, self.reason, members)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class LayerOps(Protocol):
@@ -56,7 +78,6 @@ class LayerOps(Protocol):
         ...
 
 
-@runtime_checkable
 class Stackable(Protocol):
     """A module whose formula can run for many members at once."""
 
@@ -64,3 +85,16 @@ class Stackable(Protocol):
     def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
         """What `forward` computes, with the operations and parameters given."""
         ...
+
+
+def is_stackable(module: object) -> TypeGuard[Stackable]:
+    """Whether a module's class states its formula, as a static method, and no class derived from it computes otherwise.
+
+    A layer or an attribute that happens to be called `value` is no formula.
+    """
+    for own in map(vars, type(module).__mro__):
+        if "value" in own:
+            return isinstance(own["value"], staticmethod)
+        if "forward" in own:
+            return False
+    return False

@@ -156,7 +156,8 @@ class EpochTimings:
 
     host_epoch_time_ms: float | None
     """None before the first epoch."""
-    evaluation_time_ms: float
+    evaluation_time_ms: float | None
+    """None where a packet does not tell it."""
     forward_time_ms: float | None = None
     backward_time_ms: float | None = None
     optimizer_step_time_ms: float | None = None
@@ -229,6 +230,11 @@ class TrialReport:
     """None in epochs in which it was not measured."""
     closed_gates: tuple[ClosedGate, ...] = ()
     optimizer: OptimizerState | None = None
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """Whether the governor gave the trial up in this epoch, which ended it."""
+        return self.verdict is not None and self.verdict.panic is not None
 
     @property
     def num_fossils(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import torch
-    from torch import device
+    from torch import Tensor, device
+
+TorchState: TypeAlias = "tuple[Tensor, ...]"
+"""Of the CPU's generator, then of GPUs'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,45 @@ class SeedTree:
         return torch.Generator().manual_seed(self.integer())
 
     @contextmanager
-    def torch_scope(self, gpus: Sequence[device] = ()) -> Iterator[None]:
+    def torch_scope(self, devices: Sequence[device] = (), state: TorchState | None = None) -> Iterator[None]:
         """Run a block whose implicit torch randomness (module initialisation, dropout) comes from this node alone.
 
+        The generators of the CPU and of the GPUs that are named are seeded, and afterwards as they were before; no other is touched.
+
         Args:
-            gpus: Those whose generators the block draws from as well; all generators are afterwards as they were before.
+            devices: Where the block draws besides the CPU; it may be named too.
+            state: Where an earlier block of this node on these devices ended, to go on from there.
         """
         import torch
 
-        with torch.random.fork_rng(devices=list(gpus)):
-            torch.manual_seed(self.integer())
+        gpus, before = _gpus(devices), torch_state(devices)
+        try:
+            if state is None:
+                torch.default_generator.manual_seed(self.integer())
+                for gpu in gpus:
+                    with torch.cuda.device(gpu):
+                        torch.cuda.manual_seed(self.integer())
+            else:
+                _write(state, gpus)
             yield
+        finally:
+            _write(before, gpus)
+
+
+def torch_state(devices: Sequence[device] = ()) -> TorchState:
+    """Of torch's generators: that of the CPU, then those of the GPUs among `devices`."""
+    import torch
+
+    return torch.random.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in _gpus(devices))
+
+
+def _write(state: TorchState, gpus: Sequence[device]) -> None:
+    import torch
+
+    torch.random.set_rng_state(state[0])
+    for gpu, own in zip(gpus, state[1:], strict=True):
+        torch.cuda.set_rng_state(own, gpu)
+
+
+def _gpus(devices: Sequence[device]) -> list[device]:
+    return [each for each in devices if each.type == "cuda"]

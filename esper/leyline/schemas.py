@@ -21,6 +21,10 @@ class RiskLevel(IntEnum):
     CRITICAL = 5
 
 
+RISK_LEVELS = tuple(sorted(RiskLevel))
+"""Classes of the risk head in the order of its logits, mildest first."""
+
+
 @dataclass(frozen=True, slots=True)
 class BlueprintSpec:
     """A blueprint at a given width: what it is and what it costs."""
@@ -73,6 +77,8 @@ class PanicReason(Enum):
     NAN = "governor_nan"
     LOBOTOMY = "governor_lobotomy"
     DIVERGENCE = "governor_divergence"
+    BLUEPRINT = "governor_blueprint"
+    """A seed failed where it was built, ran, was evaluated or measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,12 @@ class GovernorVerdict:
     panic: PanicReason | None
     """None while the trial is healthy."""
     loss: float
+    """NaN where a seed failed before there was one."""
     loss_threshold: float | None
     """Loss above which divergence would be called; None before enough history."""
     consecutive_anomalies: int
+    failure: str | None = None
+    """What a seed that failed said; None where the loss tells all."""
 
     @property
     def is_healthy(self) -> bool:

@@ -41,6 +41,9 @@ class EmitterStats:
     """Batches not yet acknowledged."""
     disk_batches: int
     """Of these, batches held in files."""
+    lost_batches: int = 0
+    """Of the held ones, batches that found no room on disk when it was time to put them there: unless the sink takes them, they end with
+    this process."""
 
 
 class BufferedEmitter:
@@ -89,6 +92,7 @@ class BufferedEmitter:
         self._num_buffered = 0
         self._num_emitted = 0
         self._num_dropped = 0
+        self._num_without_room = 0
         self._last_flush_sec = self._last_progress_sec = clock()
         self._is_closed = False
 
@@ -125,7 +129,8 @@ class BufferedEmitter:
         """Ship what is gathered and wait until it is stored, so that this process may die without taking anything along.
 
         Args:
-            timeout_sec: Longest wait; None takes it from the settings. What is not stored then stays held back.
+            timeout_sec: Longest wait; None takes it from the settings. What is not stored by then is put on disk, where whoever
+                takes this process's place finds it.
 
         Returns:
             Sequence number of this life's newest batch.
@@ -136,6 +141,7 @@ class BufferedEmitter:
             time.sleep(0.01)
             self._collect_acknowledgements()
             self._send(min(self._config.resend_sec, SETTLE_RESEND_SEC))
+        self._num_without_room = self._spool.spill()
         return self._seq
 
     def renew(self, incarnation: int) -> None:
@@ -152,18 +158,19 @@ class BufferedEmitter:
         """Ship the rest, wait at most `timeout_sec` for the sink, and leave what it did not take on disk.
 
         Returns:
-            Final counts; `held_batches` is what the next life of this source finds on disk.
+            Final counts; `held_batches`, without the lost ones, is what the next life of this source finds on disk.
         """
         if self._is_closed:
             return self.stats()
         self.settle(timeout_sec)
         self._is_closed = True
-        self._spool.spill()
         return self.stats()
 
     def stats(self) -> EmitterStats:
         """Counts so far."""
-        return EmitterStats(self._num_emitted, self._num_dropped, len(self._spool), self._spool.num_on_disk)
+        num_on_disk = self._spool.num_on_disk
+        num_lost = min(self._num_without_room, len(self._spool) - num_on_disk)
+        return EmitterStats(self._num_emitted, self._num_dropped, len(self._spool), num_on_disk, num_lost)
 
     def _cut(self) -> None:
         buffer, self._buffer, self._num_buffered = self._buffer, {}, 0

@@ -10,9 +10,13 @@ import os
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from esper.nissa.wire import WireError, decode, encode, identity_of, stamp
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +38,7 @@ class _Held:
         payload = self.payload if self.path is None else self.path.read_bytes()
         if self.after is None:
             return payload
-        batch = decode(payload)
-        return encode(stamp(batch, replace(identity_of(batch), after=self.after)))
+        return encode(_chained(decode(payload), self.after))
 
 
 class Spool:
@@ -174,6 +177,37 @@ class Spool:
             held.after = None if after == identity.after else after
             self._waiting.append(held)
             self._used_bytes += held.size_bytes
+
+
+def left_behind(folder: Path, source: str, incarnation: int, *, after: int, up_to: int) -> list[pa.RecordBatch]:
+    """What a life that is over left in files.
+
+    Args:
+        folder: Where it put them; they stay there.
+        source: The producer.
+        incarnation: Its life.
+        after: Number of the last batch that is stored.
+        up_to: Number of the last batch that is wanted.
+
+    Returns:
+        Its batches between those numbers, in order, each as the one that follows the one before it.
+    """
+    found: list[pa.RecordBatch] = []
+    for path in sorted(folder.glob(f"{quote(source, safe='')}@{incarnation:08d}@*.arrow")):
+        try:
+            batch = decode(path.read_bytes())
+        except (WireError, OSError) as error:
+            logger.warning("telemetry spool: %s cannot be read (%s)", path, error)
+            continue
+        seq = identity_of(batch).seq
+        if after < seq <= up_to:
+            found.append(_chained(batch, after))
+            after = seq
+    return found
+
+
+def _chained(batch: pa.RecordBatch, after: int) -> pa.RecordBatch:
+    return stamp(batch, replace(identity_of(batch), after=after))
 
 
 def _write_atomically(path: Path, payload: bytes) -> None:

@@ -155,15 +155,14 @@ def _pass_findings(done: PassReport, index: int) -> Iterator[Anomaly]:
         detail, evidence = f"value loss {done.value_loss:.3g} is above {MAX_VALUE_LOSS}", {"value_loss": done.value_loss}
         yield Anomaly(TelemetryEventType.VALUE_COLLAPSE_DETECTED, "value_collapse", index, detail, "stability", evidence)
     entropy = done.policy.entropy
-    if done.policy.policy_determinism is not None and entropy < LOW_ENTROPY:
+    if entropy is not None and entropy < LOW_ENTROPY:
         detail = f"mean entropy {entropy:.3g} is below {LOW_ENTROPY}"
         yield Anomaly(TelemetryEventType.GRADIENT_ANOMALY, "entropy_collapse", index, detail, "stability", {"entropy": entropy})
 
 
 def _ratio_findings(done: PassReport, index: int) -> Iterator[Anomaly]:
     policy = done.policy
-    seen = {"ratio_min": policy.ratio_min, "ratio_p01": policy.ratio_p01, "ratio_p99": policy.ratio_p99, "ratio_max": policy.ratio_max}
-    evidence = {name: value for name, value in seen.items() if value is not None}
+    evidence = _measured(ratio_min=policy.ratio_min, ratio_p01=policy.ratio_p01, ratio_p99=policy.ratio_p99, ratio_max=policy.ratio_max)
     if any(not math.isfinite(value) for value in evidence.values()):
         detail = "probability ratios are not finite"
         yield Anomaly(TelemetryEventType.RATIO_EXPLOSION_DETECTED, "ratio_explosion", index, detail, "ratio", evidence, "error")
@@ -174,11 +173,12 @@ def _ratio_findings(done: PassReport, index: int) -> Iterator[Anomaly]:
     if policy.ratio_p01 is not None and policy.ratio_p01 < MIN_RATIO:
         detail = f"more than one ratio in a hundred is below {MIN_RATIO}, the smallest {policy.ratio_min:.3g}"
         yield Anomaly(TelemetryEventType.RATIO_COLLAPSE_DETECTED, "ratio_collapse", index, detail, "ratio", evidence)
-    if policy.kl_divergence > MAX_KL:
-        detail = f"KL {policy.kl_divergence:.3g} from the acting policy is above {MAX_KL}"
-        severity: Severity = "error" if policy.kl_divergence > EXTREME_KL else "warning"
-        kl = {"kl_divergence": policy.kl_divergence, "approx_kl_max": policy.approx_kl_max}
-        yield Anomaly(TelemetryEventType.RATIO_EXPLOSION_DETECTED, "kl_spike", index, detail, "ratio", kl, severity)
+    kl = policy.kl_divergence
+    if kl is not None and kl > MAX_KL:
+        detail = f"KL {kl:.3g} from the acting policy is above {MAX_KL}"
+        severity: Severity = "error" if kl > EXTREME_KL else "warning"
+        spike = _measured(kl_divergence=kl, approx_kl_max=policy.approx_kl_max)
+        yield Anomaly(TelemetryEventType.RATIO_EXPLOSION_DETECTED, "kl_spike", index, detail, "ratio", spike, severity)
 
 
 def _gradient_findings(done: PassReport, index: int) -> Iterator[Anomaly]:
@@ -190,15 +190,16 @@ def _gradient_findings(done: PassReport, index: int) -> Iterator[Anomaly]:
         yield Anomaly(
             TelemetryEventType.NUMERICAL_INSTABILITY_DETECTED, "numerical_instability", index, detail, "gradient", counts, "error"
         )
-    if done.policy.numerical_stability_score < MIN_STABILITY:
-        score = {"numerical_stability_score": done.policy.numerical_stability_score}
-        detail = f"log-probabilities underflow or ratios are clamped, stability score {done.policy.numerical_stability_score:.3g}"
-        yield Anomaly(TelemetryEventType.NUMERICAL_INSTABILITY_DETECTED, "log_prob_underflow", index, detail, "stability", score)
+    score = done.policy.numerical_stability_score
+    if score is not None and score < MIN_STABILITY:
+        detail = f"log-probabilities underflow or ratios are clamped, stability score {score:.3g}"
+        evidence = {"numerical_stability_score": score}
+        yield Anomaly(TelemetryEventType.NUMERICAL_INSTABILITY_DETECTED, "log_prob_underflow", index, detail, "stability", evidence)
     norm = gradients.pre_clip_grad_norm
     if norm is not None and norm > GRADIENT_WARNING:
         severity: Severity = "error" if norm > GRADIENT_ERROR else "warning"
         detail = f"gradient norm {norm:.3g} is above {GRADIENT_ERROR if severity == 'error' else GRADIENT_WARNING}"
-        evidence = {"pre_clip_grad_norm": norm, "grad_norm": gradients.grad_norm}
+        evidence = _measured(pre_clip_grad_norm=norm, grad_norm=gradients.grad_norm)
         yield Anomaly(TelemetryEventType.GRADIENT_ANOMALY, "gradient_norm", index, detail, "gradient", evidence, severity)
     yield from _layer_findings(done, index)
 
@@ -224,3 +225,7 @@ def _round_findings(report: UpdateReport) -> Iterator[Anomaly]:
         detail = f"Bellman error is {relative:.3g} variances of the returns, above {MAX_BELLMAN_ERROR}"
         evidence = {"bellman_error": values.bellman_error, "return_std": values.return_std}
         yield Anomaly(TelemetryEventType.VALUE_COLLAPSE_DETECTED, "bellman_error", 1, detail, "stability", evidence)
+
+
+def _measured(**numbers: float | None) -> dict[str, float]:
+    return {name: number for name, number in numbers.items() if number is not None}

@@ -79,7 +79,7 @@ class PPOConfig:
     advantage_std_floor: float = setting(0.1, "advantages are divided by no less than this, in scaled reward units", gt=0.0)
     normalise_values: bool = setting(True, "value targets in units of the returns' running mean and spread")
     normaliser_decay: float = setting(0.9, "weight of the past in the running statistics, per update", ge=0.0, lt=1.0)
-    popart: bool = setting(False, "rescale the value head so that its outputs survive new statistics; needs policy.rescale_value")
+    popart: bool = setting(False, "rescale the value head so that its outputs survive new statistics; needs normalise_values")
     critic_weight_decay: float = setting(0.0, "decoupled weight decay on parameters with `value` in their name; the actor has none", ge=0.0)
     risk_coef: float = setting(
         1.0, "weight of the risk head's cross-entropy; it never moves the policy, 0 leaves the head untrained", ge=0.0
@@ -96,9 +96,12 @@ class PPOConfig:
         """Check what concerns more than one value.
 
         Raises:
-            ConfigError: If the heads' weights are not one per head, or the risk thresholds are not three that rise.
+            ConfigError: If the heads' weights are not one per head, the risk thresholds are not three that rise, or values are to
+                be rescaled that are not normalised.
         """
         if len(self.entropy_head_weights) != NUM_HEADS:
             raise ConfigError(f"entropy_head_weights={self.entropy_head_weights!r} should have {NUM_HEADS} numbers, one per head")
         if len(self.risk_thresholds) != NUM_THRESHOLDS or list(self.risk_thresholds) != sorted(set(self.risk_thresholds)):
             raise ConfigError(f"risk_thresholds={self.risk_thresholds!r} should be {NUM_THRESHOLDS} rising numbers: YELLOW, ORANGE, RED")
+        if self.popart and not self.normalise_values:
+            raise ConfigError("popart=True rescales what normalise_values=False leaves as it is; set normalise_values=True")

@@ -105,11 +105,11 @@ class HeadDiagnostics:
 class PolicyDiagnostics:
     """The new policy against the acting one, over the samples of one pass that have a choice."""
 
-    entropy: float
-    kl_divergence: float
-    approx_kl_max: float
-    kl_reverse: float
-    clip_fraction: float
+    entropy: float | None
+    kl_divergence: float | None
+    approx_kl_max: float | None
+    kl_reverse: float | None
+    clip_fraction: float | None
     trust_region_violations: int
     ratio_mean: float | None
     ratio_min: float | None
@@ -121,7 +121,7 @@ class PolicyDiagnostics:
     clip_fraction_negative: float | None
     policy_determinism: float | None
     entropy_collapsed: bool
-    numerical_stability_score: float
+    numerical_stability_score: float | None
     """(1 − share of underflowing log-probabilities) · (1 − share of clamped log-ratios)."""
     head_nan_detected: Mapping[str, bool]
     head_inf_detected: Mapping[str, bool]
@@ -269,15 +269,15 @@ def policy_diagnostics(
     forward = kl_forward(delta)
     has_samples = len(ratio) > 0
     return PolicyDiagnostics(
-        entropy=mean_entropy if mean_entropy is not None else 0.0,
-        kl_divergence=_mean(forward) or 0.0,
-        approx_kl_max=float(forward.max()) if has_samples else 0.0,
-        kl_reverse=_mean(kl_reverse(delta)) or 0.0,
-        clip_fraction=_mean(outside.to(ratio.dtype)) or 0.0,
+        entropy=mean_entropy,
+        kl_divergence=_mean(forward),
+        approx_kl_max=_max(forward),
+        kl_reverse=_mean(kl_reverse(delta)),
+        clip_fraction=_mean(outside.to(ratio.dtype)),
         trust_region_violations=int(outside.sum()),
         ratio_mean=_mean(ratio),
         ratio_min=float(ratio.min()) if has_samples else None,
-        ratio_max=float(ratio.max()) if has_samples else None,
+        ratio_max=_max(ratio),
         ratio_std=float(ratio.std(correction=0)) if has_samples else None,
         ratio_p01=_quantile(ratio, 0.01),
         ratio_p99=_quantile(ratio, 0.99),
@@ -292,9 +292,9 @@ def policy_diagnostics(
     )
 
 
-def _stability(log_prob: Tensor, delta: Tensor) -> float:
+def _stability(log_prob: Tensor, delta: Tensor) -> float | None:
     if len(log_prob) == 0:
-        return 1.0
+        return None
     underflow = float((log_prob < UNDERFLOW_LOG_PROB).to(torch.float64).mean())
     clamped = float((delta.abs() >= MAX_LOG_RATIO).to(torch.float64).mean())
     return (1.0 - underflow) * (1.0 - clamped)

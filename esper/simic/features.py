@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from esper.leyline.gradient_health import gradient_health, is_exploding, is_vanishing, norm_share
 from esper.leyline.signals import TENSOR_SCHEMA_SIZE
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry.seed import SEED_FEATURE_DIM, SeedTelemetry
@@ -30,8 +31,6 @@ FEATURE_DIMS: Mapping[FeatureSet, int] = {
 }
 NUM_CLASSES = 10
 NUM_LAYERS = 7
-NORM_RANGE = 10.0
-VANISHING_NORM = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +97,9 @@ def _model_features(report: TrialReport) -> tuple[list[float], list[bool]]:
     """
     norms = [layer.gradient_norm for layer in report.layers]
     known = [norm for norm in norms if norm is not None]
-    vanishing = sum(norm < VANISHING_NORM for norm in known) / len(known) if known else None
-    exploding = sum(norm > NORM_RANGE for norm in known) / len(known) if known else None
-    health = max(0.0, 1.0 - 0.5 * vanishing - 0.8 * exploding) if vanishing is not None and exploding is not None else None
+    vanishing = sum(map(is_vanishing, known)) / len(known) if known else None
+    exploding = sum(map(is_exploding, known)) / len(known) if known else None
+    health = gradient_health(known) if known else None
     has_issues = float(health < 1.0) if health is not None else None
     by_layer = [*norms[:NUM_LAYERS], *[None] * (NUM_LAYERS - len(norms))]
     values = [
@@ -121,7 +120,4 @@ def _model_features(report: TrialReport) -> tuple[list[float], list[bool]]:
 
 
 def _share(norm: float | None) -> float | None:
-    """Norm over 10, at most 1; a NaN counts as the largest."""
-    if norm is None:
-        return None
-    return 1.0 if np.isnan(norm) else min(norm, NORM_RANGE) / NORM_RANGE
+    return None if norm is None else norm_share(norm)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor
+
+from esper.leyline.gradient_health import gradient_health, is_exploding, is_vanishing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-DEAD_NORM = 1e-7
-EXPLODING_NORM = 10.0
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,17 @@ class StepGradient:
 class GradientDiagnostics:
     """Gradients of one pass. Norms are means over its steps; what is told per layer belongs to its last step."""
 
-    grad_norm: float
+    grad_norm: float | None
+    """After clipping; infinite where a step was skipped, None where the pass stopped before its first."""
     pre_clip_grad_norm: float | None
     nan_grad_count: int
     inf_grad_count: int
     dead_layers: int
-    """Parameter tensors whose gradient norm is below 1e-7."""
+    """Parameter tensors whose gradient vanishes."""
     exploding_layers: int
-    """Parameter tensors whose gradient norm is above 10."""
+    """Parameter tensors whose gradient explodes; those with a NaN are told in `grad_nan_layers`."""
     layer_gradient_health: Mapping[str, float]
-    """1 is healthy, 0.5 dead, 0.2 exploding, 0 not finite."""
+    """1 is healthy, 0.5 dead, 0.2 exploding or not a number."""
     grad_norm_per_layer: Mapping[str, float]
     grad_zero_fraction: float | None
     grad_norm_ratio: float | None
@@ -71,19 +73,39 @@ class LayerGradients:
     zero_fraction: float | None
 
 
-def layer_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> LayerGradients:
-    """Measure gradients before they are clipped."""
+@dataclass(frozen=True, slots=True)
+class MeasuredLayers:
+    """The same while it lies on the device."""
+
+    names: tuple[str, ...]
+    norms: Tensor
+    """[layers]"""
+    counts: Tensor
+    """[2] int64: NaN gradient elements, and infinite ones."""
+    zero_fraction: Tensor
+
+    @property
+    def figures(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is to be read."""
+        return self.norms, self.counts, self.zero_fraction
+
+    def told(self, norms: Sequence[float], counts: Sequence[float], zero_fraction: Sequence[float]) -> LayerGradients:
+        """As numbers, given those of `figures`."""
+        return LayerGradients(dict(zip(self.names, norms, strict=True)), int(counts[0]), int(counts[1]), zero_fraction[0])
+
+
+def measure_layers(parameters: Iterable[tuple[str, nn.Parameter]]) -> MeasuredLayers | None:
+    """Measure gradients before they are clipped, without reading what was measured; None where there is no gradient."""
     named = [(name, p.grad) for name, p in parameters if p.grad is not None]
     if not named:
-        return LayerGradients({}, 0, 0, None)
+        return None
     gradients = [gradient for _, gradient in named]
-    norms = torch.stack(torch._foreach_norm(gradients)).tolist()
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    return LayerGradients(
-        norms={name: norm for (name, _), norm in zip(named, norms, strict=True)},
-        num_nan=int(flat.isnan().sum()),
-        num_inf=int(flat.isinf().sum()),
-        zero_fraction=float((flat == 0).to(torch.float64).mean()),
+    return MeasuredLayers(
+        names=tuple(name for name, _ in named),
+        norms=torch.stack(torch._foreach_norm(gradients)),
+        counts=torch.stack([flat.isnan().sum(), flat.isinf().sum()]),
+        zero_fraction=(flat == 0).to(torch.float64).mean(),
     )
 
 
@@ -99,13 +121,13 @@ def gradient_diagnostics(steps: Sequence[StepGradient], last: LayerGradients, nu
     taken = [step for step in steps if step.is_finite]
     finite = [norm for norm in last.norms.values() if math.isfinite(norm) and norm > 0.0]
     return GradientDiagnostics(
-        grad_norm=math.inf if len(taken) < len(steps) else _mean([s.norm for s in steps]) or 0.0,
+        grad_norm=math.inf if len(taken) < len(steps) else _mean([s.norm for s in steps]),
         pre_clip_grad_norm=_mean([s.pre_clip_norm for s in taken]),
         nan_grad_count=num_nan,
         inf_grad_count=num_inf,
-        dead_layers=sum(norm < DEAD_NORM for norm in last.norms.values()),
-        exploding_layers=sum(norm > EXPLODING_NORM for norm in last.norms.values()),
-        layer_gradient_health={name: _health(norm) for name, norm in last.norms.items()},
+        dead_layers=sum(map(is_vanishing, last.norms.values())),
+        exploding_layers=sum(is_exploding(norm) and not math.isnan(norm) for norm in last.norms.values()),
+        layer_gradient_health={name: gradient_health([norm]) for name, norm in last.norms.items()},
         grad_norm_per_layer=last.norms,
         grad_zero_fraction=last.zero_fraction,
         grad_norm_ratio=max(finite) / min(finite) if finite else None,
@@ -115,14 +137,6 @@ def gradient_diagnostics(steps: Sequence[StepGradient], last: LayerGradients, nu
         gradient_cv=_variation([s.pre_clip_norm for s in taken]),
         update_skipped=bool(steps) and not taken,
     )
-
-
-def _health(norm: float) -> float:
-    if not math.isfinite(norm):
-        return 0.0
-    if norm > EXPLODING_NORM:
-        return 0.2
-    return 0.5 if norm < DEAD_NORM else 1.0
 
 
 def _mean(values: Sequence[float]) -> float | None:

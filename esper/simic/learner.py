@@ -20,7 +20,7 @@ from esper.simic.diagnostics import choice_diagnostics, operation_diagnostics, v
 from esper.simic.learner_state import LearnerStateError, make_optimizer, optimizer_tensors, restore_optimizer
 from esper.simic.losses import standardise
 from esper.simic.normalise import ReturnNormaliser, popart_correction
-from esper.simic.passes import LearnablePolicy, NormalisingPolicy, PassReport, PassSettings, TrainingData, run_pass
+from esper.simic.passes import LearnablePolicy, NormalisingPolicy, PassReport, PassSettings, RescalablePolicy, TrainingData, run_pass
 from esper.simic.returns import gae
 from esper.simic.risk import risk_labels
 from esper.simic.rollout import Rollout, RolloutStore
@@ -49,7 +49,7 @@ class Learner:
         Raises:
             ConfigError: If `config` asks for what the policy does not offer.
         """
-        if config.popart and not hasattr(policy, "rescale_value"):
+        if config.popart and not isinstance(policy, RescalablePolicy):
             raise ConfigError("popart=True needs a policy with rescale_value(scale, shift)")
         policy.eval()
         self.policy = policy
@@ -110,7 +110,8 @@ class Learner:
         returns = advantage + rollout.value
         self._adopt_returns(returns)
         settings = self._settings()
-        passes, stopped_in = self._run_passes(self._training_data(rollout, advantage, returns, is_forced), settings)
+        data, is_floored = self._training_data(rollout, advantage, returns, is_forced)
+        passes, stopped_in = self._run_passes(data, settings)
         if isinstance(self.policy, NormalisingPolicy):
             self.policy.update_norms(rollout.observations)
         self._version += 1
@@ -127,7 +128,7 @@ class Learner:
             operations=operation_diagnostics(
                 rollout.actions[:, Head.OP], returns, is_legal=rollout.observations.masks.op, is_forced=is_forced
             ),
-            is_std_floored=bool(advantage[~is_forced].std() < self._config.advantage_std_floor) if not is_forced.all() else False,
+            is_std_floored=is_floored,
             settings=settings,
             passes=passes,
             early_stop_epoch=stopped_in,
@@ -183,8 +184,8 @@ class Learner:
         if not self._config.normalise_values:
             return
         old, self._normaliser = self._normaliser, self._normaliser.updated(returns)
-        if self._config.popart:
-            self.policy.rescale_value(*popart_correction(old, self._normaliser))  # type: ignore[attr-defined]
+        if self._config.popart and isinstance(self.policy, RescalablePolicy):
+            self.policy.rescale_value(*popart_correction(old, self._normaliser))
 
     def _settings(self) -> PassSettings:
         config = self._config
@@ -195,10 +196,13 @@ class Learner:
             group["lr"] = rate
         return PassSettings(rate, coef)
 
-    def _training_data(self, rollout: Rollout, advantage: np.ndarray, returns: np.ndarray, is_forced: np.ndarray) -> TrainingData:
+    def _training_data(
+        self, rollout: Rollout, advantage: np.ndarray, returns: np.ndarray, is_forced: np.ndarray
+    ) -> tuple[TrainingData, bool]:
+        """The round as PPO reads it, and whether the spread of its advantages was floored."""
         is_free = torch.from_numpy(~is_forced)
-        standard = standardise(torch.from_numpy(advantage), is_free, std_floor=self._config.advantage_std_floor)
-        return TrainingData(
+        standard, is_floored = standardise(torch.from_numpy(advantage), is_free, std_floor=self._config.advantage_std_floor)
+        data = TrainingData(
             observations=rollout.observations,
             actions=rollout.actions,
             log_prob=torch.from_numpy(rollout.log_prob).to(self._device),
@@ -208,6 +212,7 @@ class Learner:
             actor_weight=is_free.float().to(self._device),
             risk_label=torch.from_numpy(self._risk_labels(rollout)).to(self._device),
         )
+        return data, is_floored
 
     def _risk_labels(self, rollout: Rollout) -> np.ndarray:
         """[N] int64 class of what followed each state."""

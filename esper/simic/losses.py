@@ -113,16 +113,19 @@ def standardise(
     is_used: Bool[Tensor, " M"],  # noqa: F722
     *,
     std_floor: float,
-) -> Float[Tensor, " M"]:  # noqa: F722
+) -> tuple[Float[Tensor, " M"], bool]:  # noqa: F722
     """(A − mean)/max(std, floor) with mean and sample deviation over the used samples; 0 for the others.
 
     The floor keeps a round in which nothing happened from being blown up to unit noise.
+
+    Returns:
+        [M] standardised advantages, and whether they were divided by the floor; they were not where no sample is used.
     """
     chosen = advantage[is_used]
     if len(chosen) == 0:
-        return torch.zeros_like(advantage)
+        return torch.zeros_like(advantage), False
     std = chosen.std(correction=1) if len(chosen) > 1 else chosen.new_zeros(())
-    return _only(advantage - chosen.mean(), is_used) / std.clamp(min=std_floor)
+    return _only(advantage - chosen.mean(), is_used) / std.clamp(min=std_floor), bool(std < std_floor)
 
 
 def _only(x: Tensor, is_used: Tensor) -> Tensor:

@@ -38,7 +38,6 @@ def episode_outcome(
         raise ValueError(f"env {last.env_id}, episode {last.episode_idx} has no tested end: done={last.done}, test={last.test_accuracy}")
     reached = Counter(transition.to_stage for report in reports for transition in report.transitions)
     fossils = [slot.seed for slot in last.slots if slot.seed is not None and slot.seed.stage is SeedStage.FOSSILIZED]
-    is_rolled_back = last.verdict is not None and last.verdict.panic is not None
     return EpisodeOutcome(
         env_id=last.env_id,
         episode_idx=last.episode_idx,
@@ -52,7 +51,7 @@ def episode_outcome(
         num_contributing_fossilized=sum(_is_contributing(seed) for seed in fossils),
         episode_reward=float(sum(rewards)),
         episode_length=len(reports) - 1,
-        outcome_type="rolled_back" if is_rolled_back else "completed",
+        outcome_type="rolled_back" if last.is_rolled_back else "completed",
         germinate_count=reached[SeedStage.GERMINATED],
         prune_count=reached[SeedStage.PRUNED],
         fossilize_count=reached[SeedStage.FOSSILIZED],

@@ -43,20 +43,3 @@ def gae(
             following = delta_t[t] + torch.where(decay_t[t] > 0, decay_t[t] * following, zero[t])
             advantage_t[t] = following
         return advantage_t
-
-
-def discounted_returns(
-    reward_t: Float[Tensor, "T B"],  # noqa: F722
-    discount_t: Float[Tensor, "T B"],  # noqa: F722
-) -> Float[Tensor, "T B"]:  # noqa: F722
-    """Sum of discounted rewards from t on; nothing follows the last row.
-
-    Args:
-        reward_t: [T, B] reward for the step taken at t.
-        discount_t: [T, B] γ in 0…1; 0 where the trial ended at t.
-
-    Returns:
-        [T, B] G_t = r_t + γ_t G_{t+1}.
-    """
-    zero = torch.zeros_like(reward_t)
-    return gae(reward_t, discount_t, zero, zero, lambda_=1.0)

@@ -15,14 +15,14 @@ from jaxtyping import Float, Int  # noqa: TC002
 from torch import Tensor
 from torch.nn import functional
 
-from esper.leyline.schemas import RiskLevel
+from esper.leyline.schemas import RISK_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from esper.leyline.reports import TrialReport
 
-RISK_NAMES = tuple(level.name for level in sorted(RiskLevel))
+RISK_NAMES = tuple(level.name for level in RISK_LEVELS)
 """Classes of the risk head, mildest first."""
 CRITICAL = len(RISK_NAMES) - 1
 NUM_BINS = 10
@@ -63,11 +63,6 @@ def growth_regression(reports: Sequence[TrialReport]) -> float:
     if now.counterfactuals is not None:
         forecast = max(forecast, now.counterfactuals.accuracy_of(()))
     return max(forecast - now.val_accuracy, 0.0)
-
-
-def has_panicked(report: TrialReport) -> bool:
-    """Whether the governor rolled the trial back in this epoch; it prunes every live seed only then."""
-    return report.verdict is not None and report.verdict.panic is not None
 
 
 def risk_labels(regression: np.ndarray, panicked: np.ndarray, *, window: int, thresholds: Sequence[float]) -> np.ndarray:

@@ -23,7 +23,7 @@ from esper.tamiyo.inspection import PolicyInspection, PolicyOutput
 from esper.tamiyo.norms import FeatureNorms
 from esper.tamiyo.packet_adapter import report_from_packet
 from esper.tamiyo.packet_export import host_from_report, packet_from_report
-from esper.tamiyo.policy import PolicyEvaluation, TamiyoPolicy, is_forced
+from esper.tamiyo.policy import PolicyEvaluation, TamiyoPolicy
 from esper.tamiyo.registries import Registries
 from esper.tamiyo.service import PolicyRejectedError, TamiyoService
 
@@ -53,7 +53,6 @@ __all__ = [
     "WaitPolicy",
     "coverage_of",
     "host_from_report",
-    "is_forced",
     "packet_from_report",
     "report_from_packet",
 ]

@@ -73,10 +73,3 @@ class Encoder:
         self._compiled, self.warm_ms = None, None
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
         log.warning("%s reason=%s", DISABLED, reason, extra={"reason": reason})
-
-
-def allow_tf32(device: torch.device) -> None:
-    """Let matrix products on a GPU round their inputs to TF32; the CPU's are left alone."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True

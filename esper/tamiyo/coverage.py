@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esper.leyline.stages import SeedStage
-from esper.tamiyo.features import STAGES
+from esper.tamiyo.features import STAGE_CODES
 from esper.tamiyo.graph_spec import GRAPH_SPEC, INDEX_SCALE, family_name
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from esper.leyline.graph import EdgeType, GraphBatch
     from esper.tamiyo.features import Feature
-
-_DORMANT = STAGES.index(SeedStage.DORMANT) + 1
-"""Stage code of a slot without a seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ def coverage_of(batch: GraphBatch) -> Coverage:
     by_family: dict[str, float] = {}
     for family, probe in _PROBES.items():
         rows = batch.nodes[family] if isinstance(family, str) else batch.edge_attr[family]
-        occupied = rows[stage != _DORMANT] if family == "seed" else rows
+        occupied = rows[stage != STAGE_CODES[SeedStage.DORMANT]] if family == "seed" else rows
         counts = np.where(probe.of_seed, len(occupied), len(rows))
         shares = np.where(probe.of_seed, _shares(occupied, probe), _shares(rows, probe))
         name = family_name(family)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STAGES = tuple(stage for stage in SeedStage if stage not in (SeedStage.UNKNOWN, SeedStage.SHADOWING))
 """Stages in the order of their codes; UNKNOWN has code 0, and the retired one has none."""
+STAGE_CODES: Mapping[SeedStage, int] = {stage: code for code, stage in enumerate((SeedStage.UNKNOWN, *STAGES))}
 SLOT_OPS = tuple(op for op in LifecycleOp if op is not LifecycleOp.WAIT)
 """Operations that name a slot, in the order of their availability channels."""
 METRICS = ("step_loss", "step_gradient_norm", "samples_per_s", "hook_latency_ms")
@@ -67,7 +68,8 @@ def _masked(feature: Feature) -> tuple[Feature, Feature]:
 _POINTS = "points / 10, to ±5"
 _SHARE = "share of the graph's total"
 _LOG = "½·log10(1 + x)"
-_LAYER_MASK = ("weight_norm", "gradient_norm", "gradient_variance", "update_magnitude", "saturation_rate")
+LAYER_MASK = ("weight_norm", "gradient_norm", "gradient_variance", "update_magnitude", "saturation_rate")
+"""Measurements in the order of the layers' common mask."""
 
 _LAYER: tuple[Feature, ...] = (
     Feature("layer_type", "kind of layer", "LayerSpec.layer_type", "registry index / 64", table="layer_type"),
@@ -95,7 +97,7 @@ _LAYER: tuple[Feature, ...] = (
         mask="measured_mask", mask_start=3, in_training=False,
     ),
     Feature("saturation_rate", "share of activations that are 0", "LayerReport.saturation_rate", mask="measured_mask", mask_start=4),
-    Feature("measured_mask", f"1 where {', '.join(_LAYER_MASK)} were measured", "LayerReport", "0 or 1", len(_LAYER_MASK)),
+    Feature("measured_mask", f"1 where {', '.join(LAYER_MASK)} were measured", "LayerReport", "0 or 1", len(LAYER_MASK)),
     Feature(
         "relative_gradient", "gradient_norm beside the graph's largest", "LayerReport.gradient_norm", "½·log10 of the ratio",
         mask="measured_mask", mask_start=1,

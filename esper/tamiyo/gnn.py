@@ -252,11 +252,11 @@ class TamiyoGNN(nn.Module):
         plan = graphs.plan
         nodes = {**graphs.x, "layer": self.metrics(graphs.x["layer"])}
         x = self.encoders(weights.encoders, nodes, graphs.rows, plan.offsets)
-        attributes: dict[int, Tensor] = {}
-        for layer, own, edges in zip(self.layers, weights.layers, plan.layers, strict=True):
-            if id(edges) not in attributes:
-                attributes[id(edges)] = edges.attributes_of(graphs.attributes).to(x.dtype)
-            x = layer(own, x, edges, attributes[id(edges)], plan.num_nodes)
+        attributes = graphs.attributes
+        for layer, own, edges, is_repeated in zip(self.layers, weights.layers, plan.layers, plan.is_repeated, strict=True):
+            if not is_repeated:
+                attributes = edges.attributes_of(graphs.attributes).to(x.dtype)
+            x = layer(own, x, edges, attributes, plan.num_nodes)
         layer_x, seed_x = torch.split_with_sizes(x.float(), plan.num_nodes[:2])
         return GraphEncoding(graph=mean_of_layers(layer_x, plan), seed=seed_x)
 

@@ -67,8 +67,8 @@ class ActionHeads(nn.Module):
         logits = functional.pad(self.detail_logits(hidden), (0, 1))
         return logits.index_select(1, self.detail_places).view(-1, len(DETAIL_HEADS), WIDEST_DETAIL)
 
-    def gradient_norms(self) -> dict[str, float]:
-        """L2 norm of the last gradient over the parameters that are a head's own, by head; empty before the first backward pass.
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """L2 norm of the last gradient over the parameters that are a head's own, by head, as scalars; none before the first backward pass.
 
         Detail heads share their hidden layer, so that each one's own are its rows of the last layer.
         """
@@ -78,8 +78,7 @@ class ActionHeads(nn.Module):
         sizes = [HEAD_SIZES[h] for h in DETAIL_HEADS]
         last = [named[name].split(sizes) for name in ("detail_logits.weight", "detail_logits.bias") if name in named]
         parts |= {h.name.lower(): [rows[i] for rows in last] for i, h in enumerate(DETAIL_HEADS)}
-        norms = {name: torch.stack(torch._foreach_norm(gradients)).norm() for name, gradients in parts.items() if gradients}
-        return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
+        return {name: torch.stack(torch._foreach_norm(gradients)).norm() for name, gradients in parts.items() if gradients}
 
 
 def _detail_places() -> Tensor:

@@ -13,7 +13,7 @@ from esper.leyline.graph import NODE_WIDTHS, EdgeType
 from esper.leyline.signals import SignalScale, features_of
 from esper.leyline.stages import SeedStage
 from esper.leyline.traits import OptimizerState
-from esper.tamiyo.features import METRICS, STAGES
+from esper.tamiyo.features import LAYER_MASK, METRICS, STAGE_CODES
 from esper.tamiyo.graph_spec import GRAPH_SPEC, INDEX_SCALE, METRIC_LIMIT
 from esper.tamiyo.norms import GRADIENT_VARIANCE, LEARNING_RATE, MOMENTUM
 from esper.tamiyo.scaling import (
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 MAX_ANOMALIES = 5
 """Consecutive anomalies that fill their channel."""
 LEARNING_RATE_FLOOR = 1e-8
-_SHARED_MASK = ("weight_norm", "gradient_norm", "gradient_variance", "update_magnitude", "saturation_rate")
-"""Measurements in the order of the layers' common mask."""
-_STAGE_COLUMN: dict[SeedStage, int] = {stage: column for column, stage in enumerate((SeedStage.UNKNOWN, *STAGES))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +66,8 @@ def host_wide(reports: Sequence[TrialReport], masks: ActionMasks, limits: Growth
     metrics = raw[:, -len(METRICS) :]
     stages = np.array([_stage_counts(r) for r in reports], dtype=np.float64)
     num_slots = max(len(reports[0].slots), 1)
-    num_fossils = stages[:, _STAGE_COLUMN[SeedStage.FOSSILIZED]]
-    num_alive = num_slots - stages[:, _STAGE_COLUMN[SeedStage.DORMANT]]
+    num_fossils = stages[:, STAGE_CODES[SeedStage.FOSSILIZED]]
+    num_alive = num_slots - stages[:, STAGE_CODES[SeedStage.DORMANT]]
     rows = np.zeros((len(reports), NODE_WIDTHS["layer"]), dtype=np.float32)
     GRAPH_SPEC.write(
         "layer",
@@ -112,7 +109,7 @@ def write_measurements(nodes: dict[str, np.ndarray], measured: LayerMeasurements
     Returns:
         Changing edge attributes [N, A] of the relations that join a layer to its activation and its parameters.
     """
-    names = (*_SHARED_MASK, "update_frequency")
+    names = (*LAYER_MASK, "update_frequency")
     masks = {name: measured_mask(getattr(measured, name)) for name in names}
     scaled = {
         "weight_norm": magnitude(measured.weight_norm, floor=1e-3, decades=1.0),
@@ -127,7 +124,7 @@ def write_measurements(nodes: dict[str, np.ndarray], measured: LayerMeasurements
         "layer",
         nodes["layer"],
         **values,
-        measured_mask=np.stack([masks[name] for name in _SHARED_MASK], axis=1),
+        measured_mask=np.stack([masks[name] for name in LAYER_MASK], axis=1),
         update_frequency_mask=masks["update_frequency"],
         relative_gradient=relative_magnitude(measured.gradient_norm, graph),
     )
@@ -221,9 +218,9 @@ def _host_row(report: TrialReport) -> tuple[float | None, ...]:
 
 
 def _stage_counts(report: TrialReport) -> list[int]:
-    counts = [0] * len(_STAGE_COLUMN)
+    counts = [0] * len(STAGE_CODES)
     for slot in report.slots:
-        counts[_STAGE_COLUMN[SeedStage.DORMANT if slot.seed is None else slot.seed.stage]] += 1
+        counts[STAGE_CODES[SeedStage.DORMANT if slot.seed is None else slot.seed.stage]] += 1
     return counts
 
 

@@ -94,7 +94,7 @@ def report_from_packet(packet: SystemStatePacket, host: HostDescription | None, 
         transitions=(),
         counterfactuals=None,
         verdict=_verdict(told),
-        timings=EpochTimings(None, 0.0, samples_per_s=told.get("samples_per_s"), hook_latency_ms=told.get("hook_latency_ms")),
+        timings=EpochTimings(None, None, samples_per_s=told.get("samples_per_s"), hook_latency_ms=told.get("hook_latency_ms")),
         done=False,
         optimizer=_optimizer(packet.optimizer),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,8 @@ class GraphPlan:
     """In all graphs, in the order of `NODE_TYPES`."""
     layers: tuple[Neighbourhoods, ...]
     """One per message-passing layer; layers alike share one."""
+    is_repeated: tuple[bool, ...]
+    """Whether a layer shares that of the layer before. Told, because compiled code would ask for the very objects it has seen."""
     offsets: Tensor
     """[N] first of each node's rows in the joint table of indices."""
     layer_graph: Tensor
@@ -148,6 +151,7 @@ class GraphPlanner:
         return GraphPlan(
             num_nodes=tuple(num_nodes[t] for t in NODE_TYPES),
             layers=tuple(layers),
+            is_repeated=(False, *(one is other for one, other in pairwise(layers))),
             offsets=torch.from_numpy(self.lookups.offsets(num_nodes)).to(device),
             layer_graph=torch.from_numpy(layer_graph).to(device),
             layer_share=torch.from_numpy(share).to(device),

@@ -6,8 +6,9 @@ Dropout makes ratios of probabilities inexact, so sample and learn in `eval()` m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -16,14 +17,15 @@ from torch.nn import functional
 
 from esper.leyline.actions import CAUSAL_MASK, HEAD_SIZES, WAIT, FactoredAction, Head, LifecycleOp
 from esper.leyline.schemas import RiskLevel
-from esper.tamiyo.compiling import Encode, Encoder, allow_tf32
+from esper.leyline.tf32 import tf32
+from esper.tamiyo.compiling import Encode, Encoder
 from esper.tamiyo.continuous import PolicyParamsHead
 from esper.tamiyo.distribution import log_prob_of, masked_log_probs, normalised_entropy, sample
 from esper.tamiyo.gnn import TamiyoGNN
 from esper.tamiyo.heads import DETAIL_HEADS, DETAILS, FIRST_GAIN, WIDEST_DETAIL, ActionHeads
 from esper.tamiyo.inspection import PolicyInspection, PolicyOutput, method_probs
 from esper.tamiyo.planner import GraphPlanner, to_device
-from esper.tamiyo.tiny_graph import tiny_graph
+from esper.tamiyo.tiny_graph import tiny_graphs
 
 if TYPE_CHECKING:
     from esper.leyline.graph import GraphBatch
@@ -52,8 +54,6 @@ class PolicyEvaluation:
     """[B] in normalised units."""
     risk_logits: Tensor
     """[B, risk classes], mildest first; no gradient flows past the risk head."""
-    telemetry_embedding: Tensor
-    """[B, telemetry_dim]: a projection of the state for observers, drawn once and trained by no loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,23 @@ class _Decision:
     details_picked: Tensor
 
 
+WARM_GROUP = 3
+"""Graphs that a policy for training warms up on."""
+P = ParamSpec("P")
+R = TypeVar("R")
 Pick = Callable[[Tensor, "Head | slice"], Tensor]
 """(log-probabilities [..., A], columns of the action row) → choices [...]."""
 
 
-def is_forced(masks: ActionMasks) -> np.ndarray:
-    """[B] bool: is WAIT the only legal action?"""
-    others = [op for op in LifecycleOp if op is not LifecycleOp.WAIT]
-    forced: np.ndarray = np.logical_not(np.any(masks.op[:, others], axis=1))
-    return forced
+def _rounded(method: Callable[Concatenate[TamiyoPolicy, P], R]) -> Callable[Concatenate[TamiyoPolicy, P], R]:
+    """Let a GPU round to TF32 in a method; other networks of the process compute as they do."""
+
+    @wraps(method)
+    def rounded(self: TamiyoPolicy, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with tf32(self.device, is_allowed=True):
+            return method(self, *args, **kwargs)
+
+    return rounded
 
 
 class TamiyoPolicy(nn.Module):
@@ -119,10 +127,21 @@ class TamiyoPolicy(nn.Module):
         self.last_action: FactoredAction | None = None
         """What `select_action` chose last."""
         self._planner = GraphPlanner(config)
-        self._encoder = Encoder(self.gnn.encode, is_compiled=config.compile)
-        self.to(torch.device(config.device))
-        if config.compile or self.device.type == "cuda":
-            self.warm_up()
+        self.run_on(config.device, is_compiled=config.compile)
+
+    def run_on(self, device: str, *, is_compiled: bool, group_size: int = WARM_GROUP) -> None:
+        """Move to a device and compile if wanted; where the first decision would wait, let a first pass wait instead.
+
+        Args:
+            device: Where to decide from now on.
+            is_compiled: Whether to try to compile.
+            group_size: Graphs of the first pass. Code compiled for several serves any number but one, that for one serves one.
+        """
+        self.config = replace(self.config, device=device, compile=is_compiled)
+        self.to(torch.device(device))
+        self._encoder = Encoder(self.gnn.encode, is_compiled=is_compiled)
+        if is_compiled or self.device.type == "cuda":
+            self.warm_up(group_size)
 
     @property
     def device(self) -> torch.device:
@@ -140,18 +159,25 @@ class TamiyoPolicy(nn.Module):
         return self._encoder.warm_ms
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Encode a tiny graph, so that the first decision does not wait; again after a move to another device."""
-        allow_tf32(self.device)
-        self._encoder.warm_up(self._planner.tensors(tiny_graph(), self.device))
+    @_rounded
+    def warm_up(self, group_size: int = WARM_GROUP) -> None:
+        """Encode tiny graphs as a decision would, so that the first one does not wait."""
+        mode = self.training
+        self.eval()
+        try:
+            self._encoder.warm_up(self._planner.tensors(tiny_graphs(group_size), self.device))
+        finally:
+            self.train(mode)
 
     @torch.inference_mode()
+    @_rounded
     def act(self, batch: GraphBatch, noise: np.ndarray | None) -> PolicyOutput:
         """Sample with `noise` [B, 8] uniform in (0, 1), or take the mode, head by head, where it is None."""
         state = self._observe(batch, self._encoder)
         return self._output(state, self._choose(state, noise))
 
     @torch.inference_mode()
+    @_rounded
     def inspect(self, batch: GraphBatch, noise: np.ndarray | None = None) -> PolicyInspection:
         """Decide as `act` does, and tell what stands behind the decisions."""
         state = self._observe(batch, self._encoder)
@@ -199,8 +225,12 @@ class TamiyoPolicy(nn.Module):
         """
         return {kind: getattr(registries, kind).index(name) for kind, name in tags.items()}
 
+    @_rounded
     def evaluate(self, batch: GraphBatch, actions: np.ndarray) -> PolicyEvaluation:
-        """Judge legal `actions` [B, 8]; what stands in heads that do not matter to the operation is ignored."""
+        """Judge legal `actions` [B, 8]; what stands in heads that do not matter to the operation is ignored.
+
+        On a GPU, run the backward pass within `tf32` as well, as this is.
+        """
         state = self._observe(batch, self.gnn.encode)
         taken = torch.from_numpy(actions).to(self.device)
         used = self.causal[taken[:, Head.OP]]
@@ -221,15 +251,20 @@ class TamiyoPolicy(nn.Module):
             num_legal=torch.where(is_available, num_legal, 1),
             value=self._value(state),
             risk_logits=self._risk_logits(state),
-            telemetry_embedding=self.telemetry_out(state.summary),
         )
 
     def update_norms(self, observations: GraphBatch) -> None:
         """Take the metrics of a round's observations into the normalisation; call it between updates only."""
         self.gnn.metrics.update(observations)
 
-    def head_gradient_norms(self) -> dict[str, float]:
-        """L2 norm of the last gradient over each action head's own parameters."""
+    @torch.no_grad()
+    def rescale_value(self, scale: float, shift: float) -> None:
+        """Make every value v into v·scale + shift by changing the last layer (van Hasselt et al. 2016, prop. 1)."""
+        self.value_out.weight.mul_(scale)
+        self.value_out.bias.mul_(scale).add_(shift)
+
+    def head_gradient_norms(self) -> dict[str, Tensor]:
+        """L2 norm of the last gradient over each action head's own parameters, as scalars on its device."""
         return self.heads.gradient_norms()
 
     def _observe(self, batch: GraphBatch, encode: Encode) -> _State:

@@ -85,10 +85,6 @@ class Registry:
         """
         return replace(self, names=tuple(dict.fromkeys((*self.names, *names))))
 
-    def extends(self, other: Registry) -> bool:
-        """Whether every index of `other` means the same here."""
-        return self.kind == other.kind and self.names[: len(other.names)] == other.names
-
     @property
     def digest(self) -> str:
         """SHA-256 over kind and names in their order."""

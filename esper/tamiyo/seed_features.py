@@ -13,7 +13,7 @@ from esper.leyline.graph import NODE_WIDTHS
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry.seed import SeedTelemetry
 from esper.leyline.traits import SeedTraits
-from esper.tamiyo.features import SLOT_OPS, STAGES
+from esper.tamiyo.features import SLOT_OPS, STAGE_CODES
 from esper.tamiyo.graph_spec import GRAPH_SPEC, INDEX_SCALE
 from esper.tamiyo.scaling import bounded, magnitude, measured_mask, over_largest, points, relative_magnitude, signed_log
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 STAT_FLOOR = 1e-3
 UNKNOWN_TRAIT = 0.5
 """Value of a trait that nobody told, beside a mask of 0."""
-_CODE: dict[SeedStage, int] = {SeedStage.UNKNOWN: 0} | {stage: code for code, stage in enumerate(STAGES, 1)}
 _MASKED_TELEMETRY = slice(0, GRAPH_SPEC.channels["seed"]["telemetry_mask"].stop - GRAPH_SPEC.channels["seed"]["telemetry_mask"].start)
 _METHOD_COLUMNS = {method: column for column, method in enumerate(BLENDING_METHODS)}
 _IS_METHOD_OF_CURVE = np.array([[METHOD_OF_CURVE[curve] == method for method in BLENDING_METHODS] for curve in AlphaCurve])
@@ -69,7 +68,7 @@ class SeedNodes:
         scaled = np.stack([magnitude(gradient), signed_log(mean), *spreads], axis=1)
         ops = list(SLOT_OPS)
         legal = (masks.op[:, ops, None] & masks.slot[:, ops]).transpose(0, 2, 1).reshape(-1, len(ops))
-        stages = [_CODE[SeedStage.DORMANT if s.seed is None else s.seed.stage] for s in slots]
+        stages = [STAGE_CODES[SeedStage.DORMANT if s.seed is None else s.seed.stage] for s in slots]
         GRAPH_SPEC.write(
             "seed",
             rows,

@@ -54,6 +54,10 @@ class TolariaGovernor:
         self._history: list[float] = []
         self._num_anomalies = 0
 
+    def condemn(self, failure: str, *, loss: float | None) -> GovernorVerdict:
+        """The verdict on an epoch in which a seed failed; `loss` is that of training, None if it was not finished."""
+        return GovernorVerdict(PanicReason.BLUEPRINT, math.nan if loss is None else loss, None, self._num_anomalies, failure)
+
     def judge(self, *losses: float) -> GovernorVerdict:
         """Judge one epoch by its losses (nats); the last one is compared with the history, all must be finite."""
         broken = [value for value in losses if not math.isfinite(value)]

@@ -17,13 +17,18 @@ Turn = Generator[Call, Any, TrialReport]
 
 
 def take_turns(turns: Mapping[Trial, Turn], trainer: Trainer) -> dict[Trial, TrialReport]:
-    """Run turns side by side: what all of them ask for next is answered together, kind by kind."""
+    """Run turns side by side: what all of them ask for next is answered together, kind by kind.
+
+    What fails in one member is raised in its own turn, which may deal with it. What no turn deals with is raised here, and says
+    whose it is.
+    """
     reports: dict[Trial, TrialReport] = {}
     waiting: dict[Trial, Call] = {}
 
-    def resume(trial: Trial, answer: Answer | None) -> None:
+    def resume(trial: Trial, answer: Answer | Exception | None) -> None:
+        turn = turns[trial]
         try:
-            waiting[trial] = turns[trial].send(answer)
+            waiting[trial] = turn.throw(answer) if isinstance(answer, Exception) else turn.send(answer)
         except StopIteration as stop:
             reports[trial] = stop.value
         except Exception as error:

@@ -1,17 +1,23 @@
-"""From a probe to reports: what is known of every layer and every slot after an epoch."""
+"""From measurements to reports: what is known of layers, slots, gates and time after an epoch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from esper.leyline.reports import LayerReport, SlotReport
+from esper.kasmina.gates import GATE_OF_STAGE, evaluate_gate
+from esper.leyline.reports import ClosedGate, EpochTimings, LayerReport, SlotReport
 from esper.leyline.traits import OptimizerState
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.optim import Optimizer
 
+    from esper.kasmina.config import GrowthConfig
     from esper.kasmina.grad_probe import HostProbe
     from esper.kasmina.model import MorphogeneticModel
+    from esper.leyline.reports import SeedStateReport
+    from esper.tolaria.engine.base import EpochResult, Evaluation
 
 
 def layer_reports(model: MorphogeneticModel, measured: HostProbe) -> tuple[LayerReport, ...]:
@@ -51,4 +57,24 @@ def slot_reports(model: MorphogeneticModel, measured: HostProbe) -> tuple[SlotRe
             spatial_std=slot.spatial_std,
         )
         for spec, layer_index, seed, slot in zip(model.specs, model.slot_layers(), model.seed_reports(), measured.slots, strict=True)
+    )
+
+
+def closed_gates(seeds: Sequence[SeedStateReport | None], config: GrowthConfig) -> tuple[ClosedGate, ...]:
+    """Gates that keep seeds in their stages, in slot order."""
+    asked = [seed for seed in seeds if seed is not None and seed.stage in GATE_OF_STAGE]
+    results = [(seed, evaluate_gate(GATE_OF_STAGE[seed.stage], seed, config)) for seed in asked]
+    return tuple(ClosedGate(seed.slot_id, seed.seed_id, result) for seed, result in results if not result.passed)
+
+
+def timings(result: EpochResult | None, evaluation: Evaluation, test: Evaluation | None) -> EpochTimings:
+    """Wall time of an epoch's parts, where they were measured."""
+    steps = result.step_times if result else None
+    return EpochTimings(
+        host_epoch_time_ms=1e3 * result.wall_sec if result else None,
+        evaluation_time_ms=1e3 * (evaluation.wall_sec + (test.wall_sec if test else 0.0)),
+        forward_time_ms=1e3 * steps.forward_sec if steps else None,
+        backward_time_ms=1e3 * steps.backward_sec if steps else None,
+        optimizer_step_time_ms=1e3 * steps.optimizer_sec if steps else None,
+        data_transfer_time_ms=1e3 * steps.transfer_sec if steps else None,
     )

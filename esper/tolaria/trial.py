@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from esper.kasmina.gates import GATE_OF_STAGE, evaluate_gate
+from esper.kasmina.faults import BlueprintError
 from esper.kasmina.gradients import gradient_flow
-from esper.kasmina.snapshot import Snapshot
+from esper.kasmina.lifecycle import IllegalActionError
 from esper.kasmina.surgery import GrowthTransaction
 from esper.leyline.actions import FactoredAction, LifecycleOp
-from esper.leyline.reports import ClosedGate, Counterfactuals, EpochTimings, GradientFlow, StageTransition, TrialReport
+from esper.leyline.masks import explain_illegal
+from esper.leyline.reports import ClosedGate, Counterfactuals, GradientFlow, StageTransition, TrialReport
 from esper.leyline.rng import SeedTree
 from esper.leyline.schemas import GateLevel, GovernorVerdict
 from esper.leyline.stages import SeedStage
 from esper.tolaria.counterfactual import leave_one_out, plan_configurations, solo
-from esper.tolaria.engine.base import EpochResult, Evaluate, Evaluation, OneByOne, Probe, TrainEpoch
+from esper.tolaria.engine.base import Call, EpochResult, Evaluate, Evaluation, OneByOne, Probe, TrainEpoch
 from esper.tolaria.history import SignalHistory
 from esper.tolaria.lockstep import Turn, take_turns
-from esper.tolaria.measure import layer_reports, optimizer_state, slot_reports
+from esper.tolaria.measure import closed_gates, layer_reports, optimizer_state, slot_reports, timings
 from esper.tolaria.tasks.base import Context, Split
 
 if TYPE_CHECKING:
-    from esper.kasmina.config import GrowthConfig
     from esper.kasmina.grad_probe import HostProbe
     from esper.kasmina.model import MorphogeneticModel
-    from esper.leyline.reports import SeedStateReport
+    from esper.kasmina.snapshot import Snapshot
     from esper.tolaria.engine.base import Engine, Trainer
     from esper.tolaria.governor import TolariaGovernor
 
@@ -56,18 +56,23 @@ class Measuring:
     """Sets of slots to evaluate in the last epoch for seeds too many to try every subset of."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Epoch:
-    """What is known at the end of an epoch."""
+    """What is known of an epoch so far."""
 
     number: int
-    evaluation: Evaluation
+    evaluation: Evaluation | None = None
     result: EpochResult | None = None
     verdict: GovernorVerdict | None = None
     counterfactuals: Counterfactuals | None = None
     """None also after a rollback: the network that was measured is gone."""
     transitions: tuple[StageTransition, ...] = ()
     flow: GradientFlow | None = None
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """Whether the governor gave the trial up."""
+        return self.verdict is not None and self.verdict.panic is not None
 
 
 class Trial:
@@ -129,6 +134,18 @@ class Trial:
             raise RuntimeError("reset() the trial before asking for its report")
         return self._report
 
+    def require_legal(self, action: FactoredAction) -> None:
+        """Refuse an action.
+
+        Raises:
+            IllegalActionError: If the last report's masks forbid it.
+        """
+        reason = explain_illegal(action, self.report.masks)
+        if reason is not None:
+            error = IllegalActionError(action, reason)
+            error.add_note(self.whereabouts)
+            raise error
+
     def reset(self) -> TrialReport:
         """Measure the untrained host; the first decision may rest on it.
 
@@ -150,43 +167,59 @@ class Trial:
         """What `reset` does, as a turn."""
         if self._report is not None:
             raise RuntimeError(f"the episode of env {self.request.env_id} has begun; make another trial to play again")
-        evaluation: Evaluation = yield Evaluate("val", ((),))
+        epoch = _Epoch(0)
+        epoch.evaluation = yield Evaluate("val", ((),))
         self._snapshot = self._model.snapshot()
-        self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
-        return (yield from self._finish(_Epoch(0, evaluation)))
+        return (yield from self._finish(epoch))
 
     def turn(self, action: FactoredAction) -> Turn:
-        """What `step` does, as a turn."""
+        """What `step` does, as a turn. Where a blueprint fails, the trial is rolled back and ends."""
         before = self.report
         if before.done:
             raise RuntimeError(f"the episode of env {before.env_id} ended at epoch {before.epoch}")
-        transitions = self._apply(action, before.val_accuracy)
-        result: EpochResult = yield TrainEpoch(before.epoch, is_timed=is_due(before.epoch, self._measuring.timing_epochs))
-        flow = self._gradient_flow(result) if is_due(before.epoch, self._measuring.gradient_flow_epochs) else None
+        epoch = _Epoch(before.epoch + 1)
+        try:
+            epoch.transitions = self._apply(action, before.val_accuracy)
+            yield from self._train(epoch)
+            yield from self._validate(epoch)
+            return (yield from self._finish(epoch))
+        except BlueprintError as error:
+            if epoch.is_rolled_back:
+                raise
+            epoch.verdict = self._governor.condemn(str(error), loss=epoch.result.loss if epoch.result else None)
+        yield from self._roll_back(epoch)
+        return (yield from self._finish(epoch))
+
+    def _train(self, epoch: _Epoch) -> Generator[Call, Any, None]:
+        """Train for an epoch, and note what it was like."""
+        index = epoch.number - 1
+        result: EpochResult = yield TrainEpoch(index, is_timed=is_due(index, self._measuring.timing_epochs))
+        epoch.result = result
+        epoch.flow = self._gradient_flow(result) if is_due(index, self._measuring.gradient_flow_epochs) else None
         self._history.record_training(result.loss, result.accuracy, result.num_batches)
-        is_last = before.epoch + 1 == self._max_epochs
+
+    def _validate(self, epoch: _Epoch) -> Generator[Call, Any, None]:
+        """Evaluate what was trained, and let the governor say whether it goes on."""
+        assert epoch.result is not None
+        is_last = epoch.number == self._max_epochs
         fossils = self._model.fossil_slots()
         live = tuple(slot for slot in self._model.live_slots() if slot not in fossils)
         configurations = plan_configurations(live, fossils, is_last=is_last, sample=self._measuring.attribution)
         evaluation: Evaluation = yield Evaluate("val", configurations)
         table = Counterfactuals(configurations, evaluation.accuracies)
-        verdict = self._governor.judge(result.loss, evaluation.losses[0])
-        if verdict.panic is not None:
-            transitions += self._roll_back()
-            evaluation = yield Evaluate("val", (self._model.fossil_slots(),))
-        else:
-            transitions += self._tick(table, live, fossils)
-            if verdict.is_healthy:
-                self._snapshot = self._model.snapshot()
-        self._history.record_validation(evaluation.losses[0], evaluation.accuracies[0])
-        table_of_kept = table if verdict.panic is None else None
-        epoch = _Epoch(before.epoch + 1, evaluation, result, verdict, table_of_kept, transitions, flow)
-        return (yield from self._finish(epoch))
+        epoch.verdict = self._governor.judge(epoch.result.loss, evaluation.losses[0])
+        if epoch.is_rolled_back:
+            yield from self._roll_back(epoch)
+            return
+        epoch.evaluation, epoch.counterfactuals = evaluation, table
+        epoch.transitions += self._tick(table, live, fossils)
+        if epoch.verdict.is_healthy:
+            self._snapshot = self._model.snapshot()
 
     def _apply(self, action: FactoredAction, val_accuracy: float) -> tuple[StageTransition, ...]:
         if action.op is LifecycleOp.WAIT:
             return ()
-        with GrowthTransaction(self._model, self._engine.optimizer):
+        with GrowthTransaction(self._model, self._engine.optimizer, keeps_numbers=True):
             transitions = self._model.apply(action, val_accuracy=val_accuracy)
         if any(transition.to_stage is SeedStage.FOSSILIZED for transition in transitions):
             self._protect_fossils()
@@ -194,9 +227,16 @@ class Trial:
 
     def _gradient_flow(self, result: EpochResult) -> GradientFlow | None:
         """Gradients of the epoch's last step; where they were clipped, as they were before."""
-        limit, norm = self._engine.config.max_grad_norm, result.gradient_norm
-        scale = 1.0 if limit is None or norm is None else max(1.0, norm / limit)
-        return gradient_flow(self._model.named_parameters(), scale=scale)
+        limit, clipped = self._engine.config.max_grad_norm, result.clipped
+        if limit is None or clipped is None:
+            return gradient_flow(self._model.named_parameters())
+        heard = max(1.0, clipped.heard / limit)
+        apart = {f"slots.{slot}.": max(1.0, norm / limit) for slot, norm in clipped.incubating}
+
+        def scale_of(layer: str) -> float:
+            return next((scale for start, scale in apart.items() if layer.startswith(start)), heard)
+
+        return gradient_flow(self._model.named_parameters(), scale_of)
 
     def _newly_closed_gates(self) -> tuple[ClosedGate, ...]:
         found = closed_gates(self._model.seed_reports(), self._model.config)
@@ -208,38 +248,51 @@ class Trial:
     def _protect_fossils(self) -> None:
         """Remember a new fossil's weights before it trains on, so that a rollback finds them whole."""
         assert self._snapshot is not None
-        now = self._model.snapshot()
-        self._snapshot = Snapshot(self._snapshot.host, {**now.fossils, **self._snapshot.fossils})
+        self._snapshot = self._model.with_fossils(self._snapshot)
 
     def _tick(self, table: Counterfactuals, live: Sequence[int], fossils: Sequence[int]) -> tuple[StageTransition, ...]:
-        with GrowthTransaction(self._model, self._engine.optimizer):
+        with GrowthTransaction(self._model, self._engine.optimizer, keeps_numbers=True):
             return self._model.tick(
                 val_accuracy=table.accuracies[0],
                 contributions=leave_one_out(table),
                 solo=solo(table, live, fossils),
             )
 
-    def _roll_back(self) -> tuple[StageTransition, ...]:
+    def _roll_back(self, epoch: _Epoch) -> Generator[Call, Any, None]:
         """Return to the last healthy host and fossils, without the live seeds and without optimizer momentum."""
         assert self._snapshot is not None
         with GrowthTransaction(self._model, self._engine.optimizer):
-            transitions = self._model.prune_all("governor")
+            epoch.transitions += self._model.prune_all("governor")
             self._model.restore(self._snapshot)
         self._engine.optimizer.state.clear()
-        return transitions
+        epoch.counterfactuals = None
+        epoch.evaluation = yield from self._ask(epoch, Evaluate("val", (self._model.fossil_slots(),)))
+
+    def _ask(self, epoch: _Epoch, call: Call) -> Generator[Call, Any, Any]:
+        """The engine's answer; after a rollback a fossil that fails is silenced, and the engine asked again."""
+        while True:
+            try:
+                return (yield call)
+            except BlueprintError as error:
+                if not epoch.is_rolled_back or not self._model.silence(error.slot_id):
+                    raise
+                assert epoch.verdict is not None
+                told = f"{epoch.verdict.failure or error}; the permanent seed in {error.slot_id} is silent since"
+                epoch.verdict = replace(epoch.verdict, failure=told)
 
     def _finish(self, epoch: _Epoch) -> Turn:
         """Measure what is left to measure, and report."""
-        rolled_back = epoch.verdict is not None and epoch.verdict.panic is not None
-        done = rolled_back or epoch.number == self._max_epochs
-        measured: HostProbe = yield Probe()
+        measured: HostProbe = yield from self._ask(epoch, Probe())
+        done = epoch.is_rolled_back or epoch.number == self._max_epochs
         test: Evaluation | None = None
         if done:
-            test = yield Evaluate("test", (self._model.fossil_slots(),))
-        self._report = self._make_report(epoch, measured, done=done, test=test)
+            test = yield from self._ask(epoch, Evaluate("test", (self._model.fossil_slots(),)))
+        assert epoch.evaluation is not None
+        self._history.record_validation(epoch.evaluation.losses[0], epoch.evaluation.accuracies[0])
+        self._report = self._make_report(epoch, measured, epoch.evaluation, test=test)
         return self._report
 
-    def _make_report(self, epoch: _Epoch, measured: HostProbe, *, done: bool, test: Evaluation | None) -> TrialReport:
+    def _make_report(self, epoch: _Epoch, measured: HostProbe, evaluation: Evaluation, *, test: Evaluation | None) -> TrialReport:
         model, result = self._model, epoch.result
         val_accuracy, val_loss = self._history.last_validation
         slots = slot_reports(model, measured)
@@ -265,8 +318,8 @@ class Trial:
             transitions=epoch.transitions,
             counterfactuals=epoch.counterfactuals,
             verdict=epoch.verdict,
-            timings=_timings(epoch, test),
-            done=done,
+            timings=timings(epoch.result, evaluation, test),
+            done=test is not None,
             test_accuracy=test.accuracies[0] if test else None,
             gradient_flow=epoch.flow,
             closed_gates=self._newly_closed_gates(),
@@ -277,26 +330,6 @@ class Trial:
 def is_due(epoch: int, every: int) -> bool:
     """Whether `epoch` is the first, or a whole number of periods after it; never where the period is 0."""
     return every > 0 and epoch % every == 0
-
-
-def closed_gates(seeds: Sequence[SeedStateReport | None], config: GrowthConfig) -> tuple[ClosedGate, ...]:
-    """Gates that keep seeds in their stages, in slot order."""
-    asked = [seed for seed in seeds if seed is not None and seed.stage in GATE_OF_STAGE]
-    results = [(seed, evaluate_gate(GATE_OF_STAGE[seed.stage], seed, config)) for seed in asked]
-    return tuple(ClosedGate(seed.slot_id, seed.seed_id, result) for seed, result in results if not result.passed)
-
-
-def _timings(epoch: _Epoch, test: Evaluation | None) -> EpochTimings:
-    result = epoch.result
-    steps = result.step_times if result else None
-    return EpochTimings(
-        host_epoch_time_ms=1e3 * result.wall_sec if result else None,
-        evaluation_time_ms=1e3 * (epoch.evaluation.wall_sec + (test.wall_sec if test else 0.0)),
-        forward_time_ms=1e3 * steps.forward_sec if steps else None,
-        backward_time_ms=1e3 * steps.backward_sec if steps else None,
-        optimizer_step_time_ms=1e3 * steps.optimizer_sec if steps else None,
-        data_transfer_time_ms=1e3 * steps.transfer_sec if steps else None,
-    )
 
 
 class TrialBatch:
@@ -315,6 +348,8 @@ class TrialBatch:
         self._make_trial = make_trial
         self._trainer = trainer
         self._trials: list[Trial] = []
+        self._error = ""
+        """What broke a turn off, and left trials in the middle of an epoch."""
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -324,7 +359,7 @@ class TrialBatch:
     def start(self, requests: Sequence[EpisodeRequest]) -> list[TrialReport]:
         """Begin one episode per request."""
         self._trials = [self._make_trial(request) for request in requests]
-        take_turns({trial: trial.opening() for trial in self._trials}, self._trainer)
+        self._play({trial: trial.opening() for trial in self._trials})
         return [trial.report for trial in self._trials]
 
     def step(self, actions: Sequence[FactoredAction]) -> list[TrialReport]:
@@ -332,9 +367,24 @@ class TrialBatch:
 
         Raises:
             ValueError: If there are not as many actions as trials.
+            IllegalActionError: If a trial's masks forbid its action; no trial has taken a step then.
+            RuntimeError: If an error broke off the last step, or the start.
         """
+        if self._error:
+            raise RuntimeError(f"an error broke these episodes off, start() others: {self._error}")
         if len(actions) != len(self._trials):
             raise ValueError(f"{len(actions)} actions for {len(self._trials)} trials")
-        turns = {trial: trial.turn(action) for trial, action in zip(self._trials, actions, strict=True) if not trial.report.done}
-        take_turns(turns, self._trainer)
+        running = [(trial, action) for trial, action in zip(self._trials, actions, strict=True) if not trial.report.done]
+        for trial, action in running:
+            trial.require_legal(action)
+        self._play({trial: trial.turn(action) for trial, action in running})
         return [trial.report for trial in self._trials]
+
+    def _play(self, turns: Mapping[Trial, Turn]) -> None:
+        self._error = "interrupted"
+        try:
+            take_turns(turns, self._trainer)
+        except Exception as error:
+            self._error = repr(error)
+            raise
+        self._error = ""

@@ -11,11 +11,14 @@ import ray
 import torch
 import yaml
 
-from esper.cli.main import main
+from esper.cli import commands
+from esper.cli.main import INTERRUPTED, main
 from esper.cli.settings import describe
 from esper.distributed.config import RunConfig
 from esper.distributed.run_dir import Owner
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.load import dump
+from esper.tolaria.trial import TrialBatch
 from tests.distributed.runs import TINY, tiny_config
 
 if TYPE_CHECKING:
@@ -64,8 +67,12 @@ def complaint(capsys: Captured, arguments: Sequence[str]) -> str:
         (["--slots", "r9c9", "task.preset=smoke"], "r9c9"),
         (["--seed", "-1"], "seed=-1 should be at least 0"),
         (["ppo.learning_rate"], "not of the form key=value"),
-        (["ppo.popart=true"], "ppo.popart=True needs a policy that can rescale its values"),
         (["policy.device=tpu"], "policy.device='tpu' should be cpu or cuda"),
+        (["engine.cuda_graphs=true"], "engine.cuda_graphs=true: hosts are trained on cpu; set cluster.env_gpus"),
+        (
+            ["engine.cuda_graphs=true", "engine.kind=sequential", "cluster.env_gpus=0.5"],
+            "engine.cuda_graphs=true has no effect with engine.kind=sequential",
+        ),
         (["evaluation.contexts=[where/nothing@1]"], "evaluation.contexts: where/nothing@1 not in split 'eval'; it has"),
         (["checkpoint.uri=copies"], "checkpoint.uri='copies' should be an absolute path"),
     ],
@@ -153,6 +160,22 @@ def test_a_run_that_another_process_writes_is_left_alone(copied: Path, capsys: C
         owner.kill()
 
 
+def test_a_blueprint_that_fails_everybody_is_told_without_a_traceback(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        error = BlueprintError("norm", "r0c0", "running on values [3, 6, 8] of as many members", "ValueError('bad')")
+        error.add_note("in env 2, episode 0 (digits8/atten), after epoch 1")
+        raise error
+
+    monkeypatch.setattr(TrialBatch, "step", fail)
+    assert main(["train", "--local", "--run-dir", str(tmp_path / "run"), *TINY, "rollout.rounds=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "esper: blueprint 'norm' in slot r0c0 failed while running on values [3, 6, 8] of as many members: ValueError('bad')" in lines
+    assert "in env 2, episode 0 (digits8/atten), after epoch 1" in lines
+    assert not any("Traceback" in line for line in lines)
+
+
 def test_settings_may_stand_between_options(tmp_path: Path, capsys: Captured) -> None:
     assert main(["train", "task.preset=smoke", "--local", "rollout.rounds=2", "--seed", "4", "ppo.epochs=3", "--print-config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -192,6 +215,27 @@ def test_help_lists_every_setting_with_default_and_unit(capsys: Captured) -> Non
     assert "cluster.call_timeout_sec = 600.0 s" in text
     assert text.count("\n") > 2 * len(every)
     assert describe(RunConfig) in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train"], "stopped before the run began"),
+        (["resume", "runs/x"], "stopped before the run went on"),
+        (["submit", "status"], "`esper submit status` tells whether"),
+        (["query", "runs/x"], "esper: stopped\n"),
+        (["report", "runs/x"], "esper: stopped\n"),
+    ],
+)
+def test_ctrl_c_says_what_it_means_for_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, arguments: list[str], told: str
+) -> None:
+    def interrupt(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "run", interrupt)
+    assert main(arguments) == INTERRUPTED
+    assert told in capsys.readouterr().err
 
 
 def test_doctor_works_without_optional_data(tmp_path: Path, capsys: Captured) -> None:

@@ -23,7 +23,12 @@ FORBIDDEN = {
     "esper.karn.report": ("ray", "wandb", "torch", "torch_geometric", "matplotlib"),
     "esper.distributed.build": ("ray", "duckdb", "wandb", "torch_geometric", "torch._dynamo", "matplotlib", "sklearn", "pandas"),
     "esper.distributed.runtime": ("ray", "duckdb", "wandb", "torch_geometric", "torch._dynamo", "matplotlib", "sklearn", "pandas"),
-    "esper.cli.commands": ("ray", "wandb", "torch_geometric", "torch._dynamo", "matplotlib", "sklearn", "pandas"),
+    "esper.cli.run": ("ray", "wandb", "torch_geometric", "torch._dynamo", "matplotlib", "sklearn", "pandas"),
+    "esper.cli.commands": ("torch", "ray", "duckdb", "wandb", "matplotlib", "sklearn", "pandas"),
+    "esper.cli.query": ("torch", "ray", "wandb", "matplotlib", "sklearn", "pandas"),
+    "esper.cli.report": ("torch", "ray", "wandb", "matplotlib", "sklearn", "pandas"),
+    "esper.cli.status": ("torch", "ray", "wandb", "matplotlib", "sklearn", "pandas"),
+    "esper.cli.wandb": ("torch", "ray", "wandb", "matplotlib", "sklearn", "pandas"),
     "esper.cli": ("ray", "duckdb", "wandb", "torch_geometric", "textual"),
 }
 

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from esper.distributed.cluster_check import Demand, Node, demands, has_labels, knock, living_nodes, require_placement, shortages
+from esper.distributed.cluster_check import (
+    Demand,
+    Node,
+    demands,
+    has_labels,
+    knock,
+    living_nodes,
+    require_placement,
+    shortages,
+    starts_cluster,
+)
 from esper.distributed.executor import ClusterError
 from tests.distributed.runs import tiny_config
 
@@ -61,8 +71,36 @@ def test_gpus_and_labels_are_missed_by_name() -> None:
     assert "none of 1 has the labels {'zone': 'b'} (cluster.env_labels)" in missing
     config = tiny_config("cluster.learner_gpus=1")
     with pytest.raises(ClusterError, match=r"does not fit onto the cluster: no node for the learner: each asks for 1 GPU"):
-        require_placement(config, [node(8.0)])
-    require_placement(config, [node(2.0), node(2.0, 1.0)])
+        require_placement("the run", demands(config), [node(8.0)])
+    require_placement("the run", demands(config), [node(2.0), node(2.0, 1.0)])
+
+
+def test_what_is_asked_for_in_all_is_told_with_the_settings_that_say_so() -> None:
+    config = tiny_config("cluster.env_cpus=1", "cluster.env_gpus=0.5")
+    require_placement("the run", demands(config), [node(2.5, 1.0)])
+    with pytest.raises(ClusterError, match=r"the run asks for 2\.5 CPU and 1 GPU in all .*\(cluster\.env_gpus\), the largest node has 0"):
+        require_placement("the run", demands(config), [node(8.0)])
+    with pytest.raises(ClusterError, match=r"a trial asks for 2\.5 CPU .* with 2 CPU in all; lower run\.cluster\.\w+_cpus or run\."):
+        require_placement("a trial", demands(config, "run."), [node(2.0, 1.0)])
+
+
+def test_labels_that_nobody_knows_yet_keep_nobody_away() -> None:
+    asked = env(1, 1.0, labels={"zone": "b"})
+    assert shortages([asked], [Node("this machine", {"CPU": 1.0}, None)]) == []
+    assert shortages([asked], [Node("this machine", {"CPU": 1.0}, {})]) != []
+
+
+@pytest.mark.parametrize(
+    ("address", "environ", "is_own"),
+    [
+        (None, {}, True),
+        (None, {"RAY_ADDRESS": "head:6379"}, True),
+        ("head:6379", {}, False),
+        (None, {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, False),
+    ],
+)
+def test_a_run_starts_a_cluster_unless_one_is_named_or_it_is_a_job(address: str | None, environ: dict[str, str], is_own: bool) -> None:
+    assert starts_cluster(address, environ) is is_own
 
 
 @pytest.mark.parametrize(

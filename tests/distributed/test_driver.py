@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PowerCutError(Exception):
-    """Ends a run without giving it a chance to tidy its telemetry."""
+    """Ends a run in the middle of a step."""
 
 
 def cut_power() -> None:

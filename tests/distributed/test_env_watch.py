@@ -12,9 +12,9 @@ from esper.leyline.rng import SeedTree
 from esper.leyline.stages import SeedStage
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
-from esper.nissa.sinks.memory import MemorySink
 from esper.nissa.transport import InProcessTransport
 from esper.simic.attribution import all_configurations, configurations_of, sampled_orders
+from tests.fakes.sinks import MemorySink
 from tests.simic.reports import make_report, make_seed
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def errors_of_the_package() -> list[type[Exception]]:
 
 
 ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
-    BlueprintError: ("norm", "r0c1", "being built", "OSError('no such file')"),
+    BlueprintError: ("norm", "r0c1", "being built", "OSError('no such file')", (1, 2)),
     GrowthError: (("host.weight",), ("seed.weight", "seed.bias")),
     IllegalActionError: (FactoredAction(op=LifecycleOp.PRUNE, slot=1), "slot 1 is empty"),
     PolicyRejectedError: (Path("policies/new"), Rejection.ALTERED, "weights.safetensors is not what it was"),

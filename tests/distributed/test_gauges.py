@@ -8,9 +8,9 @@ from esper.distributed.gauges import WARNING_PAUSE_SEC, Gauges, memory_warning, 
 from esper.leyline.reports import EpochTimings
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
-from esper.nissa.sinks.memory import MemorySink
 from esper.nissa.transport import InProcessTransport
 from esper.tolaria.infra import CompileCounts, GpuLoad, GpuMemory, InfraProbe, InfraReading
+from tests.fakes.sinks import MemorySink
 from tests.fakes.telemetry import FakeClock
 
 if TYPE_CHECKING:

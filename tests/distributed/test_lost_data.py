@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ObjectLostError, OwnerDiedError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, OwnerDiedError, RayActorError, RayTaskError
 
-from esper.distributed.actors import RayExecutor
+from esper.distributed.actors import RayExecutor, stop_part
 from esper.distributed.executor import DataLostError, PartLostError
 
 
@@ -44,11 +44,46 @@ def test_a_result_or_an_argument_that_vanished_is_lost_data(
         getattr(RayExecutor(1.0), method)(Call())
 
 
-@pytest.mark.parametrize("raised", [RayActorError(), of_a_task(RayActorError())])
+KILLED = OutOfMemoryError("the node was running low on memory\ndetails")
+"""What callers hear of an actor that was ended to free memory; it is no RayActorError."""
+
+
+@pytest.mark.parametrize("raised", [RayActorError(), of_a_task(RayActorError()), KILLED, of_a_task(KILLED), OutOfMemoryError("")])
 def test_a_part_that_died_is_no_lost_data(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "get", _raise(raised))
     with pytest.raises(PartLostError, match="has died"):
         RayExecutor(1.0).get(Call())
+
+
+class Part:
+    """An actor's handle, as far as closing needs one."""
+
+    def __init__(self) -> None:
+        self.call = self.__ray_terminate__ = self
+
+    def remote(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("raised", [RayActorError(), KILLED, GetTimeoutError("late")])
+def test_a_part_that_cannot_be_closed_any_more_is_killed_and_no_error(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[Any] = []
+    monkeypatch.setattr(ray, "get", _raise(raised))
+    monkeypatch.setattr(ray, "kill", killed.append)
+    part = Part()
+    stop_part(part, 1.0)
+    assert killed == [part]
+
+
+def test_what_kept_a_part_from_closing_is_raised_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[Any] = []
+    cause = OSError("disk full")
+    monkeypatch.setattr(ray, "get", _raise(of_a_task(cause)))
+    monkeypatch.setattr(ray, "kill", killed.append)
+    with pytest.raises(OSError, match="disk full") as caught:
+        stop_part(Part(), 1.0)
+    assert caught.value is cause
+    assert len(killed) == 1
 
 
 def _raise(error: Exception) -> Any:

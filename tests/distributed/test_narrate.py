@@ -91,6 +91,13 @@ def test_a_panic_is_told_as_a_rollback() -> None:
     assert (rollback.panic_reason, rollback.loss_at_panic, rollback.loss_threshold) == ("governor_divergence", 9.0, 3.0)
 
 
+def test_a_rollback_says_what_failed_in_a_seed() -> None:
+    verdict = GovernorVerdict(PanicReason.BLUEPRINT, float("nan"), None, 0, "blueprint 'mine' in slot r0c0 failed")
+    events = tell(make_report(verdict=verdict, done=True, test_accuracy=10.0))
+    rollback: Any = next(event.data for event in events if event.event_type.name == "TOLARIA_ROLLBACK")
+    assert (rollback.panic_reason, rollback.reason) == ("governor_blueprint", "blueprint 'mine' in slot r0c0 failed")
+
+
 def test_a_healthy_verdict_tells_no_rollback() -> None:
     assert names(tell(make_report(verdict=GovernorVerdict(None, 1.0, None, 0)))) == ALWAYS
 

@@ -10,11 +10,11 @@ import pytest
 import ray
 
 from esper.cli.main import main
-from esper.distributed.actors import QueueTransport, RayExecutor, close_session, drain, make_queue, open_session, start_part, stop_part
+from esper.distributed.actors import RayExecutor, close_session, open_session, start_part, stop_part
 from esper.distributed.config import ClusterConfig
 from esper.distributed.executor import ClusterError, RunFailedError
-from esper.distributed.runtime import require_resources
 from esper.distributed.session import train_run
+from esper.distributed.telemetry_queue import Drain, QueueTransport, make_queue
 from esper.leyline.load import ConfigError
 from tests.distributed.runs import TINY, tiny_config, trace
 
@@ -46,13 +46,11 @@ class Part:
         pass
 
 
-def test_resources_are_compared_before_anything_starts() -> None:
-    config = tiny_config("cluster.env_cpus=1", "cluster.env_gpus=0.5")
-    require_resources(config, {"CPU": 2.5, "GPU": 1.0})
-    with pytest.raises(ClusterError, match=r"asks for 2\.5 CPU .* cluster has 2;.*cluster\.env_cpus"):
-        require_resources(config, {"CPU": 2.0, "GPU": 1.0})
-    with pytest.raises(ClusterError, match=r"asks for 1 GPU .* cluster has 0;.*cluster\.env_gpus"):
-        require_resources(config, {"CPU": 8.0})
+def test_resources_are_compared_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"asks for 1000\.5 CPU in all .*each asks for 500 CPU \(cluster\.env_cpus\)"):
+        train_run(tiny_config("cluster.env_cpus=500"), tmp_path / "run", local=False)
+    assert not ray.is_initialized()
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.ray
@@ -88,11 +86,13 @@ def test_calls_results_and_faults_cross_to_actors_and_back() -> None:
         assert type(caught.value) is ConfigError
 
         queue = make_queue(2)
+        assert queue.qsize() == 0
         transport = QueueTransport(queue, part)
         assert transport.try_put([b"1", b"2"])
         assert not transport.try_put([b"3"])
-        assert drain(queue) == [b"1", b"2"]
-        assert drain(queue) == []
+        drain = Drain(queue)
+        assert drain() == [b"1", b"2"]
+        assert drain() == []
         deadline = time.monotonic() + 300.0
         while transport.acknowledged("env-0", 0) != 7 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -3,24 +3,43 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from esper.distributed.run_dir import (
     Owner,
+    RunDirBusyError,
     RunDirError,
+    claim,
     create_run_dir,
     discard_run_dir,
     open_evaluation_dir,
     open_run_dir,
     owner,
+    release,
     release_run_dir,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+CLAIMANT = """
+import sys
+from pathlib import Path
+from esper.distributed.run_dir import RunDirBusyError, claim
+lock = Path(sys.argv[1])
+print("ready", flush=True)
+for _ in sys.stdin:
+    try:
+        claim(lock)
+        print("won", flush=True)
+    except RunDirBusyError:
+        print("busy", flush=True)
+"""
 
 
 @pytest.fixture
@@ -130,3 +149,40 @@ def test_a_discarded_folder_can_be_used_again(tmp_path: Path) -> None:
     discard_run_dir(paths)
     release_run_dir(paths)
     create_run_dir(tmp_path / "run")
+
+
+def test_of_many_that_find_a_claim_whose_owner_has_ended_one_takes_it(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    lock = tmp_path / ".owner"
+    command = [sys.executable, "-c", CLAIMANT, str(lock)]
+    claimants = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+
+    def hear() -> list[str]:
+        return [str(one.stdout.readline()).strip() for one in claimants if one.stdout]
+
+    try:
+        assert set(hear()) == {"ready"}
+        for _ in range(20):
+            lock.write_text(Owner(platform.node(), dead.pid).to_text())
+            for one in claimants:
+                assert one.stdin is not None
+                one.stdin.write("now\n")
+                one.stdin.flush()
+            assert sorted(hear()) == ["busy"] * 5 + ["won"]
+    finally:
+        for one in claimants:
+            one.communicate()
+
+
+def test_who_is_refused_leaves_the_claim_as_it_is(tmp_path: Path, stranger: subprocess.Popen[bytes]) -> None:
+    lock = tmp_path / ".owner"
+    told = Owner(platform.node(), stranger.pid).to_text()
+    lock.write_text(told)
+    with pytest.raises(RunDirBusyError, match=f"written by process {stranger.pid}"):
+        claim(lock)
+    assert lock.read_text() == told
+    release(lock)
+    claim(lock)
+    claim(lock)
+    assert lock.read_text() == Owner(platform.node(), os.getpid()).to_text()

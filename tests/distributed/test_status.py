@@ -6,6 +6,7 @@ import platform
 import shutil
 from typing import TYPE_CHECKING
 
+import duckdb
 import pytest
 
 from esper.cli.main import main
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         (True, 2, "interrupted", Phase.TRAINING),
         (False, 3, "completed", Phase.COMPLETED),
         (False, 2, "interrupted", Phase.INTERRUPTED),
+        (False, 2, "failed", Phase.FAILED),
         (False, 2, None, Phase.DIED),
         (False, 3, None, Phase.DIED),
     ],
@@ -73,6 +75,23 @@ def test_a_run_that_vanished_is_told_to_have_died_and_can_be_resumed(
     assert f"continue with: esper resume {root}" in capsys.readouterr().out
     assert main(["status", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["phase"] == "died"
+
+
+def test_what_a_file_does_not_record_is_unknown_and_what_it_records_is_counted(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(finished, tmp_path / "run")
+    assert (run_status(root).parts_lost, run_status(root).parts_recovered, run_status(root).incidents) == (0, 0, 0)
+    with duckdb.connect(str(root / "telemetry.duckdb")) as file:
+        file.execute("DROP TABLE part_lost")
+        file.execute("INSERT INTO incidents VALUES (now()::TIMESTAMP, 'refused', 'the disk was full')")
+        file.execute("UPDATE high_water_marks SET dropped_events = 7 WHERE source = 'driver' AND incarnation = 0")
+    status = run_status(root)
+    assert (status.parts_lost, status.parts_recovered, status.incidents, status.events_lost) == (None, 0, 1, 7)
+    assert main(["status", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "- lost, 0 started again" in printed
+    assert "7 events lost; incidents: 1" in printed
 
 
 def test_a_folder_without_run_is_refused(tmp_path: Path) -> None:

@@ -10,14 +10,16 @@ import pytest
 from esper.distributed.driver import Counts, RoundReport
 from esper.distributed.story import RunStory
 from esper.leyline.rng import SeedTree
+from esper.leyline.telemetry import PartFaultPayload
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
-from esper.nissa.sinks.memory import MemorySink
 from esper.nissa.transport import InProcessTransport
 from esper.simic.config import PPOConfig
 from esper.simic.learner import Learner
 from tests.distributed.runs import tiny_config
 from tests.fakes.policy import FakePolicy
+from tests.fakes.sinks import MemorySink
+from tests.fakes.telemetry import FlakyTransport, event
 from tests.simic.test_outcomes import make_outcome
 from tests.simic.world import NUM_CHANNELS, NUM_SLOTS, World, play_round
 
@@ -124,3 +126,29 @@ def test_a_run_that_ends_gives_its_last_sign_of_life(update: UpdateReport) -> No
     teller.round(update, 50.0)
     teller.story.finished(Counts(1, 4, 20), "completed", None)
     assert [row["training_thread_alive"] for row in teller.sink.rows("HEARTBEAT")] == [True, False]
+
+
+def test_a_resumed_run_tells_the_speed_of_this_life_alone(update: UpdateReport) -> None:
+    teller = Teller()
+    teller.round(update, 50.0, episode_length=5)
+    teller.story.finished(Counts(rounds=100, episodes=400, env_steps=100_000), "completed", None)
+    (end,) = teller.sink.rows("RUN_FINISHED")
+    assert (end["env_steps"], end["env_steps_per_sec"]) == (100_000, 20.0)
+
+
+def test_a_life_without_a_round_has_no_speed() -> None:
+    teller = Teller()
+    teller.story.finished(Counts(rounds=3, episodes=12, env_steps=60), "completed", None)
+    (end,) = teller.sink.rows("RUN_FINISHED")
+    assert end["env_steps_per_sec"] is None
+
+
+def test_events_that_the_driver_has_to_give_up_are_told_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    transport = FlakyTransport(MemorySink())
+    transport.is_full = True
+    emitter = BufferedEmitter("driver", 0, transport=transport, config=TelemetryConfig(flush_rows=1, spool_batches=1))
+    story = RunStory(tiny_config("telemetry.console=rounds"), emitter)
+    for _ in range(3):
+        story.emit(event("PART_RECOVERED", PartFaultPayload(part="env-0", fault="died", remedy="restart", num_faults=1, life=2)))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "telemetry lost 2 events of driver" in told

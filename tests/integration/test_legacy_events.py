@@ -14,10 +14,10 @@ from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.sinks.fan_out import FanOutSink
-from esper.nissa.sinks.memory import MemorySink
 from esper.nissa.transport import InProcessTransport
 from esper.nissa.wire import identity_of
 from tests.fakes.legacy import OLD_EVENTS, REWARD_PARTS, old_lines
+from tests.fakes.sinks import MemorySink
 from tests.fakes.telemetry import record_run, whole_run
 
 if TYPE_CHECKING:

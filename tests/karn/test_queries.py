@@ -7,7 +7,7 @@ import pytest
 from esper.karn.queries import growth_table, learning_curve, outcomes, run_overview
 from esper.karn.store import Store
 from esper.leyline.telemetry.event import TelemetryEventType
-from tests.fakes.telemetry import BEST_PLACE, event, outcome, record_run, whole_run
+from tests.fakes.telemetry import BEST_PLACE, event, outcome, record_run, started, whole_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,9 +67,20 @@ def test_the_overview_of_a_finished_run(run_dir: Path) -> None:
     assert (overview.task, overview.seed, overview.stop_reason) == ("image-mix", 7, "completed")
     assert (overview.rounds, overview.episodes, overview.env_steps) == (12, 96, 192)
     assert overview.versions == {"torch": "2.13", "esper-morph": "0.1.0"}
-    assert (overview.num_anomalies, overview.dropped_events, overview.rejected_events) == (1, 0, 0)
+    assert (overview.num_anomalies, overview.dropped_events, overview.rejected_events, overview.num_incidents) == (1, 0, 0, 0)
     assert overview.mean_utility_last is not None
     assert overview.mean_utility_last > 60.0
+
+
+def test_time_and_speed_are_those_of_all_lives_of_a_run(tmp_path: Path) -> None:
+    events = list(whole_run(4))
+    middle = next(i for i, one in enumerate(events) if one.event_type is TelemetryEventType.TOLARIA_BATCH_COMPLETED) + 1
+    again, end = event("TRAINING_STARTED", started(8), 12.0), event("RUN_FINISHED", events[-1].data, 11.0)
+    with Store.open(record_run(tmp_path, [[*events[:middle], end], [again, *events[middle:]]])) as store:
+        overview = run_overview(store)
+    assert (overview.rounds, overview.env_steps) == (4, 64)
+    assert overview.wall_sec == pytest.approx(120.0)
+    assert overview.env_steps_per_sec == pytest.approx(123.0)
 
 
 def test_the_overview_of_nothing(empty_run_dir: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ import duckdb
 import pytest
 
 from esper.karn.store import Store, StoreError
+from esper.leyline.telemetry.event import TelemetryEventType
+from esper.leyline.telemetry.schema import table_name
 from esper.nissa.sinks.duckdb import DuckDBSink
 from tests.fakes.telemetry import heartbeat_batch
 
@@ -85,6 +88,25 @@ def test_a_damaged_file_is_an_error_not_a_snapshot(tmp_path: Path) -> None:
     (tmp_path / "telemetry.duckdb").write_text("nothing of the kind " * 500)
     with pytest.raises(StoreError, match="cannot be read"):
         Store.open(tmp_path)
+
+
+def flip_a_byte(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [12_388, 77_924])
+def test_a_damaged_block_is_told_however_new_the_snapshot(run_dir: Path, tmp_path: Path, at: int) -> None:
+    live, snapshot = tmp_path / "telemetry.duckdb", tmp_path / "telemetry.snapshot.duckdb"
+    for path in (live, snapshot):
+        shutil.copyfile(run_dir / live.name, path)
+    flip_a_byte(live, at)
+    tables = [table_name(event_type) for event_type in TelemetryEventType]
+    with pytest.raises(StoreError, match=rf"{live} cannot be read: Corrupt database file"), Store.open(tmp_path) as store:
+        assert not store.is_snapshot
+        for table in tables:
+            store.rows(f'SELECT * FROM "{table}"')
 
 
 @pytest.mark.parametrize(

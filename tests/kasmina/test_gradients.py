@@ -66,7 +66,7 @@ def test_gradient_flow_is_told_layer_by_layer() -> None:
     assert flow.zero_fraction == pytest.approx(6 / 9)
     assert flow.norm_ratio == pytest.approx(10.0)
     assert flow.nan_layers == ()
-    doubled = gradient_flow(net.named_parameters(), scale=2.0)
+    doubled = gradient_flow(net.named_parameters(), lambda _: 2.0)
     assert doubled is not None
     assert doubled.norm_per_layer == pytest.approx({"0": 10.0, "1": 1.0})
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.kasmina.blend import gate_parameters
+from esper.kasmina.blend import BlendGate
 from esper.kasmina.config import GrowthConfig
 from esper.kasmina.lifecycle import IllegalActionError
 from esper.kasmina.model import MorphogeneticModel
@@ -74,7 +74,8 @@ def test_reports_masks_and_counts_follow_a_life() -> None:
     assert model.live_slots() == model.fossil_slots() == (1,)
     assert model.num_host_parameters == host
     assert model.num_fossil_parameters == fossil.num_parameters
-    assert model.num_seed_parameters == fossil.num_parameters + training.num_parameters + gate_parameters(4)
+    gate = sum(p.numel() for p in BlendGate(4, "cnn").parameters())
+    assert model.num_seed_parameters == fossil.num_parameters + training.num_parameters + gate
     assert not model.masks().op[0, LifecycleOp.GERMINATE]
 
 
@@ -171,6 +172,22 @@ def test_a_fossil_younger_than_the_snapshot_keeps_its_weights() -> None:
     before = weights(model.slots[0])
     model.restore(snapshot)
     assert same(weights(model.slots[0]), before)
+
+
+def test_a_snapshot_takes_in_new_fossils_as_they_are_and_leaves_what_it_holds() -> None:
+    model = make_model()
+    fossilize(model, 0)
+    snapshot = model.snapshot()
+    fossilize(model, 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    both = model.with_fossils(snapshot)
+    old, new = snapshot.fossils.keys(), both.fossils.keys() - snapshot.fossils.keys()
+    assert both.host is snapshot.host
+    assert all(both.fossils[seed_id] is snapshot.fossils[seed_id] for seed_id in old)
+    assert [same(dict(both.fossils[seed_id]), weights(model.slots[1])) for seed_id in new] == [True]
+    assert model.with_fossils(both).fossils.keys() == both.fossils.keys()
 
 
 def test_a_snapshot_that_does_not_fit_is_refused_before_anything_is_written() -> None:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from esper.kasmina.config import GrowthConfig
+from esper.kasmina.faults import BlueprintError
+from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.actions import BlendStyle, FactoredAction, LifecycleOp
 from esper.leyline.host import HostFamily, InjectionSpec
-from tests.fakes.catalogue import Norm
+from esper.leyline.rng import SeedTree
+from tests.fakes.catalogue import FakeCatalogue, Norm
 from tests.fakes.growth import (
+    EAGER,
     advance,
     backward,
     begin_blending,
@@ -19,12 +22,10 @@ from tests.fakes.growth import (
     end_epoch,
     germinate,
     make_batch,
+    make_host,
     make_model,
     randomise,
 )
-
-if TYPE_CHECKING:
-    from esper.kasmina.model import MorphogeneticModel
 
 FAMILIES: tuple[HostFamily, ...] = ("cnn", "transformer", "mlp")
 
@@ -160,3 +161,35 @@ def test_no_two_seeds_share_a_parameter_name() -> None:
     assert not first & set(slot.state_dict())
     slot.clear()
     assert not slot.state_dict()
+
+
+class Pooling(nn.Module):
+    """A value that would broadcast over the image, from the second call on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_first = True
+
+    def forward(self, h: Tensor) -> Tensor:
+        value = h if self.is_first else h.mean((2, 3), keepdim=True)
+        self.is_first = False
+        return value
+
+
+class PoolingCatalogue(FakeCatalogue):
+    def build(self, *_: object) -> nn.Module:
+        return Pooling()
+
+
+def test_a_value_of_another_shape_is_refused_though_it_would_broadcast() -> None:
+    model = MorphogeneticModel(make_host("cnn"), PoolingCatalogue(), GrowthConfig(**EAGER), SeedTree(7)).train()
+    begin_training(model, 1)
+    x, _ = make_batch()
+    model(x)
+    with pytest.raises(
+        BlueprintError, match=r"'conv' in slot r0c1 .* on a value \[6, 6, 4, 4\]: .*shape \[6, 6, 4, 4\].* is \[6, 6, 1, 1\]"
+    ):
+        model(x)
+    assert model.silence("r0c1")
+    model(x)
+    assert not model.silence("r0c1")

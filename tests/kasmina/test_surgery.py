@@ -220,3 +220,39 @@ def test_named_groups_keep_names_and_parameters_together() -> None:
         model.apply(germinate(0, "mlp"), val_accuracy=0.0)
     group = optimizer.param_groups[0]
     assert dict(zip(group["param_names"], group["params"], strict=True)) == dict(model.named_parameters())
+
+
+def test_a_failed_change_that_keeps_numbers_leaves_no_trace_either() -> None:
+    model = make_model()
+    begin_holding(model, 0)
+    optimizer = AdamW(model.parameters())
+    train(model, optimizer)
+    numbers, reports = {name: tensor.clone() for name, tensor in model.state_dict().items()}, model.seed_reports()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with pytest.raises(RuntimeError, match="on purpose"), GrowthTransaction(model, optimizer, keeps_numbers=True):
+        model.apply(FactoredAction(op=LifecycleOp.PRUNE, slot=0, alpha_speed=3), val_accuracy=0.0)
+        assert not any(p.requires_grad for p in model.slots[0].parameters())
+        model.apply(germinate(2), val_accuracy=80.0)
+        end_epoch(model)
+        raise RuntimeError("on purpose")
+    assert model.seed_reports() == reports
+    assert [p for p in model.parameters() if p.requires_grad] == trained
+    assert {name: tensor.tolist() for name, tensor in model.state_dict().items()} == {n: t.tolist() for n, t in numbers.items()}
+    assert set(held(optimizer)) == set(trained)
+
+
+@pytest.mark.parametrize("change", ["apply", "tick", "prune_all"])
+def test_growth_writes_no_number_that_is_there(change: str) -> None:
+    model = make_model()
+    begin_holding(model, 0)
+    begin_training(model, 1)
+    there = [*model.parameters(), *model.buffers()]
+    versions, numbers = [tensor._version for tensor in there], [tensor.clone() for tensor in there]
+    if change == "apply":
+        model.apply(FactoredAction(op=LifecycleOp.PRUNE, slot=0, alpha_speed=3), val_accuracy=0.0)
+    elif change == "tick":
+        end_epoch(model)
+    else:
+        model.prune_all("governor")
+    assert [tensor._version for tensor in there] == versions
+    assert all(torch.equal(tensor, old) for tensor, old in zip(there, numbers, strict=True))

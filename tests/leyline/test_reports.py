@@ -7,8 +7,10 @@ from dataclasses import fields
 import pytest
 
 from esper.leyline.reports import Counterfactuals, EpisodeOutcome, FieldOutcome, FieldReport, SeedLife, SeedMetrics
+from esper.leyline.schemas import GovernorVerdict, PanicReason
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import EpisodeOutcomePayload
+from tests.simic.reports import make_report
 
 
 def test_improvement_counts_from_germination_and_from_the_stage() -> None:
@@ -24,6 +26,12 @@ def test_counterfactuals_answer_for_what_was_evaluated() -> None:
     assert matrix.accuracy_of((0,)) == 0.0
     with pytest.raises(KeyError, match=r"\(2,\)"):
         matrix.accuracy_of((2,))
+
+
+def test_only_a_panic_rolls_a_trial_back() -> None:
+    assert not make_report().is_rolled_back
+    assert not make_report(verdict=GovernorVerdict(None, 1.0, None, 2)).is_rolled_back
+    assert make_report(verdict=GovernorVerdict(PanicReason.DIVERGENCE, 20.0, 12.0, 3)).is_rolled_back
 
 
 def test_a_life_tells_what_it_gained() -> None:

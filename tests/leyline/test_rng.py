@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
 from esper.leyline.rng import SeedTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(
@@ -85,3 +90,48 @@ def test_scope_restores_the_outer_state_after_an_error(seed_tree: SeedTree) -> N
         torch.rand(1)
         raise ZeroDivisionError
     assert torch.equal(torch.random.get_rng_state(), outside)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.Generator]:
+    """Generators in the place of those of two GPUs; seeding all GPUs, or those of other makers, fails."""
+    generators = [torch.Generator().manual_seed(index) for index in range(2)]
+    current = [0]
+
+    @contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    def refuse(seed: int) -> None:
+        raise AssertionError(f"every GPU was seeded with {seed}")
+
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: generators[device.index].get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: generators[device.index].set_state(state))
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: generators[current[-1]].manual_seed(seed))
+    monkeypatch.setattr(torch.cuda, "device", on)
+    for backend in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(backend, "manual_seed_all", refuse)
+    monkeypatch.setattr(torch.mps, "manual_seed", refuse)
+    return generators
+
+
+def test_scope_leaves_gpus_alone_that_it_is_not_told_of(seed_tree: SeedTree, gpus: list[torch.Generator]) -> None:
+    before = [generator.get_state() for generator in gpus]
+    with seed_tree.torch_scope(), seed_tree.torch_scope([torch.device("cpu")]):
+        assert all(torch.equal(generator.get_state(), state) for generator, state in zip(gpus, before, strict=True))
+
+
+def test_scope_decides_what_a_named_gpu_draws_and_leaves_no_trace(seed_tree: SeedTree, gpus: list[torch.Generator]) -> None:
+    before = [generator.get_state() for generator in gpus]
+    drawn = []
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), seed_tree.torch_scope([torch.device("cuda", 1)]):
+            assert torch.equal(gpus[0].get_state(), before[0])
+            drawn.append(torch.rand(3, generator=gpus[1]))
+            raise ZeroDivisionError
+        assert all(torch.equal(generator.get_state(), state) for generator, state in zip(gpus, before, strict=True))
+    assert torch.equal(*drawn)
+    with seed_tree.child("other").torch_scope([torch.device("cuda", 1)]):
+        assert not torch.equal(torch.rand(3, generator=gpus[1]), drawn[0])

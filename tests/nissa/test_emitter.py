@@ -6,9 +6,9 @@ import pytest
 
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
-from esper.nissa.sinks.memory import MemorySink
 from esper.nissa.transport import InProcessTransport
 from esper.nissa.wire import identity_of
+from tests.fakes.sinks import MemorySink
 from tests.fakes.telemetry import FakeClock, FlakyTransport, event, heartbeat, outcome
 
 if TYPE_CHECKING:
@@ -185,3 +185,37 @@ def test_a_new_life_forgets_what_was_not_shipped_and_counts_anew() -> None:
     assert emitter.settle() == 1
     assert uptimes(sink) == [1.0, 3.0]
     assert [(i.incarnation, i.seq) for i in map(identity_of, sink.batches)] == [(0, 1), (4, 1)]
+
+
+def test_what_is_not_stored_in_time_lies_on_disk_for_the_next_life(tmp_path: Path) -> None:
+    sink = MemorySink()
+    transport = FlakyTransport(sink)
+    transport.is_full = True
+    emitter = make(transport, folder=tmp_path)
+    emitter.emit(heartbeat(1.0))
+    emitter.emit(heartbeat(2.0))
+    assert emitter.settle(0.0) == 2
+    stats = emitter.stats()
+    assert (stats.held_batches, stats.disk_batches, stats.lost_batches) == (2, 2, 0)
+    BufferedEmitter("env-0", 1, transport=InProcessTransport(sink), config=EVERY_EVENT, clock=FakeClock(), spool_folder=tmp_path).flush()
+    assert uptimes(sink) == [1.0, 2.0]
+
+
+def test_batches_without_room_on_disk_count_as_lost_until_the_sink_takes_them(tmp_path: Path) -> None:
+    transport = FlakyTransport(MemorySink())
+    emitter = make(transport, TelemetryConfig(flush_rows=1, spool_disk_mb=1e-3), folder=tmp_path)
+    emitter.emit(heartbeat(1.0))
+    assert emitter.settle(0.0) == 1
+    stats = emitter.stats()
+    assert (stats.held_batches, stats.disk_batches, stats.lost_batches) == (1, 0, 1)
+    transport.drain()
+    final = emitter.close()
+    assert (final.held_batches, final.lost_batches) == (0, 0)
+
+
+def test_what_a_closed_emitter_could_keep_nowhere_is_counted(tmp_path: Path) -> None:
+    transport = FlakyTransport(MemorySink())
+    final = [make(transport, folder=folder) for folder in (None, tmp_path)]
+    for emitter in final:
+        emitter.emit(heartbeat(1.0))
+    assert [emitter.close().lost_batches for emitter in final] == [1, 0]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.nissa.spool import Spool
+from esper.nissa.spool import Spool, left_behind
 from esper.nissa.wire import decode, encode, identity_of
 from tests.fakes.telemetry import heartbeat_batch
 
@@ -89,6 +89,18 @@ def test_an_unreadable_file_is_set_aside_and_the_rest_is_sent(tmp_path: Path) ->
     damaged.write_bytes(damaged.read_bytes()[:50])
     assert seqs(Spool("env-0", memory_batches=1, folder=tmp_path, disk_bytes=ROOM)) == [3]
     assert len(list(tmp_path.glob("*.corrupt"))) == 1
+
+
+def test_a_life_that_is_over_is_read_from_its_files_without_taking_them(tmp_path: Path) -> None:
+    gone = Spool("env-0", memory_batches=1, folder=tmp_path, disk_bytes=ROOM)
+    for seq in range(1, 8):
+        gone.add(0, seq, payload(seq))
+    (tmp_path / "env-0@00000000@000000000004.arrow").write_bytes(b"noise")
+    found = [identity_of(batch) for batch in left_behind(tmp_path, "env-0", 0, after=2, up_to=6)]
+    assert [(one.seq, one.after) for one in found] == [(3, 2), (5, 3), (6, 5)]
+    assert left_behind(tmp_path, "env-0", 1, after=0, up_to=6) == []
+    assert left_behind(tmp_path / "nowhere", "env-0", 0, after=0, up_to=6) == []
+    assert len(list(tmp_path.glob("*.arrow"))) == 6
 
 
 @given(steps=st.lists(st.sampled_from(["add", "send", "release", "rewind"]), max_size=40))

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from esper.nissa.sinks.base import SinkUnavailableError
-from esper.nissa.sinks.memory import MemorySink
 from esper.nissa.transport import InProcessTransport
 from esper.nissa.wire import encode
+from tests.fakes.sinks import MemorySink
 from tests.fakes.telemetry import heartbeat_batch
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from esper.simic.diagnostics import (
     skewness,
     value_diagnostics,
 )
-from esper.simic.gradients import LayerGradients, StepGradient, gradient_diagnostics, layer_gradients
+from esper.simic.gradients import LayerGradients, StepGradient, gradient_diagnostics, measure_layers
+from esper.simic.readings import read
 
 
 def test_explained_variance_of_known_critics() -> None:
@@ -84,7 +85,9 @@ def test_no_samples_measure_nothing() -> None:
     found = policy_diagnostics(nothing, nothing, entropy=nothing, is_available=mask, is_active=mask, clip=0.2)
     assert found.ratio_mean is None
     assert found.policy_determinism is None
-    assert found.kl_divergence == 0.0
+    assert found.entropy is found.kl_divergence is found.approx_kl_max is found.kl_reverse is found.clip_fraction is None
+    assert found.numerical_stability_score is None
+    assert (found.entropy_collapsed, found.trust_region_violations) == (False, 0)
 
 
 def test_underflow_and_clamping_lower_the_stability_score() -> None:
@@ -121,13 +124,16 @@ def test_layer_gradients_find_the_sick_layers() -> None:
     layers = nn.ParameterDict({name: nn.Parameter(torch.ones(2)) for name in ("fine", "dead", "wild", "broken", "idle")})
     for name, gradient in (("fine", [3.0, 4.0]), ("dead", [0.0, 0.0]), ("wild", [30.0, 40.0]), ("broken", [float("nan"), float("inf")])):
         layers[name].grad = torch.tensor(gradient)
-    found = layer_gradients(layers.named_parameters())
+    measured = measure_layers(layers.named_parameters())
+    assert measured is not None
+    found = measured.told(*read(measured.figures))
     assert found.norms["fine"] == 5.0
     assert "idle" not in found.norms
     assert (found.num_nan, found.num_inf) == (1, 1)
     assert found.zero_fraction == 0.25
     told = gradient_diagnostics([StepGradient(5.0, 1.0), StepGradient(0.5, 1.0)], found, 1, 1)
     assert (told.dead_layers, told.exploding_layers, told.grad_nan_layers) == (1, 1, ("broken",))
+    assert told.layer_gradient_health == pytest.approx({"fine": 1.0, "dead": 0.5, "wild": 0.2, "broken": 0.2})
     assert told.grad_norm_ratio == 10.0
     assert told.pre_clip_grad_norm == 2.75
     assert told.grad_norm == 0.75
@@ -140,6 +146,12 @@ def test_a_pass_whose_every_step_overflowed_was_skipped() -> None:
     assert told.update_skipped
     assert told.grad_norm == float("inf")
     assert told.pre_clip_grad_norm is None
+
+
+def test_a_pass_that_stopped_at_once_has_no_norm() -> None:
+    told = gradient_diagnostics([], LayerGradients({}, 0, 0, None), 0, 0)
+    assert told.grad_norm is told.pre_clip_grad_norm is told.grad_clip_fraction is None
+    assert not told.update_skipped
 
 
 def test_moments_of_known_distributions() -> None:

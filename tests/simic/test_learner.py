@@ -12,7 +12,9 @@ from esper.leyline.actions import HEAD_NAMES, LifecycleOp
 from esper.leyline.load import ConfigError
 from esper.leyline.rng import SeedTree
 from esper.leyline.rollout import ActMode
+from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType, events_of, record_batch
 from esper.leyline.telemetry.tamiyo import TamiyoPolicyUpdatePayload
+from esper.simic.anomalies import update_anomalies
 from esper.simic.config import PPOConfig
 from esper.simic.learner import Learner, forced_steps
 from esper.simic.learner_state import LearnerStateError
@@ -129,7 +131,19 @@ def test_garbage_in_trials_that_have_ended_changes_nothing() -> None:
 
         def act(self, step: StepBatch, mode: ActMode = ActMode.TRAIN) -> DecisionBatch:
             self.num_garbled += int((~step.valid).sum())
-            return self.learner.act(replace(step, reward=np.where(step.valid, step.reward, 1e9).astype(np.float32)))
+            layer = step.observation.nodes["layer"]
+            noise = np.random.default_rng(step.key.step).normal(scale=1e3, size=layer.shape).astype(np.float32)
+            seen = {**step.observation.nodes, "layer": np.where(step.done[:, None], noise, layer)}
+            garbage = np.where(step.valid, [step.reward, step.regression], 1e9).astype(np.float32)
+            return self.learner.act(
+                replace(
+                    step,
+                    observation=replace(step.observation, nodes=seen),
+                    reward=garbage[0],
+                    regression=garbage[1],
+                    panicked=step.panicked | ~step.valid,
+                )
+            )
 
     clean, garbled = make_learner(), make_learner()
     sender = Garbled(garbled)
@@ -203,6 +217,16 @@ def test_forced_steps_train_the_critic_alone() -> None:
     after, before = weights(learner), weights(make_learner(config))
     np.testing.assert_array_equal(after["policy/op.weight"], before["policy/op.weight"])
     assert (after["policy/value_out.weight"] != before["policy/value_out.weight"]).any()
+
+
+def test_policies_that_never_chose_are_not_called_alike() -> None:
+    learner = make_learner(replace(FAST, target_kl=None))
+    train_forced(learner)
+    report = learner.update()
+    stored = events_of(record_batch([TelemetryEvent(TelemetryEventType.TAMIYO_POLICY_UPDATE, p) for p in to_payloads(report)]))
+    compared = ("entropy", "kl_divergence", "approx_kl_max", "kl_reverse", "clip_fraction", "numerical_stability_score", "ratio_mean")
+    assert {getattr(event.data, name) for event in stored for name in compared} == {None}
+    assert not {anomaly.kind for anomaly in update_anomalies(report)} & {"ratio", "stability"}
 
 
 def train_forced(learner: Learner) -> None:
@@ -297,7 +321,7 @@ def test_payloads_tell_every_pass() -> None:
     assert payloads[0].head_blueprint_kl == 0.0
     assert payloads[0].head_tempo_entropy is None
     unmeasured = {f.name for f in fields(TamiyoPolicyUpdatePayload) if getattr(payloads[0], f.name) is None}
-    allowed = {
+    not_ours = {
         "loss_scale",
         "loss_scale_updates",
         "amp_overflow_count",
@@ -305,10 +329,10 @@ def test_payloads_tell_every_pass() -> None:
         "env_steps",
         "early_stop_epoch",
         "rollback_count",
-        "gradient_cv",
     }
-    heads = {f"head_{name}_{metric}" for name in HEAD_NAMES for metric in ("grad_norm", "entropy", "kl", "clip_fraction", "ratio_max")}
-    assert unmeasured <= allowed | heads
+    without_choice = set(HEAD_NAMES) - {"op", "slot"}
+    heads = {f"head_{name}_grad_norm" for name in HEAD_NAMES} | {f"head_{name}_entropy" for name in without_choice}
+    assert unmeasured == not_ours | heads
 
 
 def test_norms_move_once_an_update_after_the_policy_has_learned() -> None:
@@ -353,6 +377,8 @@ def test_settings_that_the_policy_cannot_serve_are_refused() -> None:
 
         def evaluate(self, batch: Any, actions: np.ndarray) -> Any: ...
 
+    with pytest.raises(ConfigError, match="normalise_values"):
+        PPOConfig(popart=True, normalise_values=False)
     with pytest.raises(ConfigError, match="rescale_value"):
         Learner(Plain(1, 1), PPOConfig(popart=True), SeedTree(0))
     with pytest.raises(ConfigError, match="critic_weight_decay"):

@@ -115,8 +115,22 @@ def test_underflowing_probabilities_do_not_make_infinite_ratios() -> None:
 def test_standardise_ignores_what_is_not_used_and_keeps_small_spreads_small() -> None:
     advantage = torch.tensor([1.0, 3.0, torch.nan])
     used = torch.tensor([True, True, False])
-    found = standardise(advantage, used, std_floor=0.1)
+    found, is_floored = standardise(advantage, used, std_floor=0.1)
     assert found.tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5, 0.0])
-    tiny = standardise(torch.tensor([0.0, 1e-3]), torch.tensor([True, True]), std_floor=0.1)
+    assert not is_floored
+    tiny, is_floored = standardise(torch.tensor([0.0, 1e-3]), torch.tensor([True, True]), std_floor=0.1)
     assert tiny.abs().max().item() < 0.01
-    assert standardise(advantage, torch.zeros(3, dtype=torch.bool), std_floor=0.1).tolist() == [0.0, 0.0, 0.0]
+    assert is_floored
+    nothing, is_floored = standardise(advantage, torch.zeros(3, dtype=torch.bool), std_floor=0.1)
+    assert nothing.tolist() == [0.0, 0.0, 0.0]
+    assert not is_floored
+
+
+def test_the_floor_is_told_exactly_where_it_divides() -> None:
+    """The sample deviation of −0.1 and 0.1 is 0.1414…, that of their population 0.1."""
+    advantage, used = torch.tensor([-0.1, 0.1], dtype=torch.float64), torch.tensor([True, True])
+    for floor in (0.05, 0.12, 0.141, 0.142, 0.2):
+        standard, is_floored = standardise(advantage, used, std_floor=floor)
+        assert is_floored == (standard.std().item() < 1.0 - 1e-9)
+    alone, is_floored = standardise(torch.tensor([3.0]), torch.tensor([True]), std_floor=0.1)
+    assert (alone.tolist(), is_floored) == ([0.0], True)

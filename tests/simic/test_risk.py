@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from esper.leyline.load import ConfigError
 from esper.leyline.reports import Counterfactuals, TrialReport
 from esper.leyline.rng import SeedTree
-from esper.leyline.schemas import GovernorVerdict, PanicReason
 from esper.simic.config import PPOConfig
 from esper.simic.learner import Learner
 from esper.simic.risk import (
@@ -21,7 +20,6 @@ from esper.simic.risk import (
     RISK_NAMES,
     calibration_error,
     growth_regression,
-    has_panicked,
     risk_diagnostics,
     risk_labels,
     risk_loss,
@@ -61,12 +59,6 @@ def test_growth_is_measured_against_the_host_before_it_and_the_host_without_it()
 def test_harm_outlives_the_seed_that_did_it() -> None:
     reports = [make_report(val_accuracy=30.0), epoch(50.0), epoch(45.0, slots_on=(0,)), epoch(42.0)]
     assert growth_regression(reports) == 8.0
-
-
-def test_only_a_rollback_is_a_panic() -> None:
-    assert not has_panicked(make_report())
-    assert not has_panicked(make_report(verdict=GovernorVerdict(None, 1.0, None, 2)))
-    assert has_panicked(make_report(verdict=GovernorVerdict(PanicReason.DIVERGENCE, 20.0, 12.0, 3)))
 
 
 def test_labels_are_those_of_the_worst_within_the_window() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from esper.leyline.rng import SeedTree
 from esper.tamiyo import TamiyoGNNConfig, TamiyoPolicy
-from esper.tamiyo.compiling import DISABLED, allow_tf32
+from esper.tamiyo.compiling import DISABLED
 from tests.tamiyo.graphs import SMALL, random_batch
 
 if TYPE_CHECKING:
@@ -134,10 +134,18 @@ print([m for m in ("torch._dynamo", "torch._inductor", "torch_geometric") if m i
     assert done.stdout.strip() == "[]"
 
 
-def test_matrix_products_on_the_cpu_keep_their_precision() -> None:
-    before = torch.get_float32_matmul_precision()
-    allow_tf32(torch.device("cpu"))
-    assert torch.get_float32_matmul_precision() == before
+def precision() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_deciding_leaves_the_precision_of_other_networks_alone(device: str) -> None:
+    before = precision()
+    policy = make_policy(replace(SMALL, device=device))
+    batch = random_batch(np.random.default_rng(4), 2)
+    policy.evaluate(batch, policy.act(batch, None).actions)
+    policy.inspect(batch)
+    assert precision() == before
 
 
 @pytest.mark.slow
@@ -154,6 +162,36 @@ print(policy.is_compiled, float(np.abs(policy.act(batch, None).value - eager.act
     was_compiled, difference, is_compiled = done.stdout.split()
     assert was_compiled == is_compiled == "True"
     assert float(difference) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_first_decisions_find_their_code_compiled() -> None:
+    """In a process of its own, as above; what may be reused does not depend on the backend, and this one compiles nothing."""
+    code = """
+from dataclasses import replace
+import numpy as np, torch, torch._dynamo
+from tests.tamiyo.test_compiling import COMPILED, make_policy
+from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH, busy_report
+from esper.tamiyo import GraphBuilder
+torch._dynamo.config.error_on_recompile = True
+compiler = torch.compile
+torch.compile = lambda function, **options: compiler(function, dynamic=True, backend="eager")
+counts = torch._dynamo.utils.counters["stats"]
+policy = make_policy(replace(COMPILED, dropout=0.1))
+print(counts["unique_graphs"])
+builder = GraphBuilder(LIMITS, steps_per_epoch=STEPS_PER_EPOCH)
+for size in (4, 2):
+    policy.act(builder.build([busy_report(np.random.default_rng(seed), num_slots=size) for seed in range(size)]), None)
+print(counts["unique_graphs"], policy.is_compiled)
+torch._dynamo.config.error_on_recompile = False
+policy.run_on("cpu", is_compiled=True, group_size=1)
+torch._dynamo.config.error_on_recompile = True
+print(counts["unique_graphs"])
+policy.act(builder.build([busy_report(np.random.default_rng(9))]), None)
+print(counts["unique_graphs"], policy.is_compiled)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1", "True", "2", "2", "True"]
 
 
 @pytest.mark.gpu

@@ -85,9 +85,10 @@ def test_told_traits_and_clocks_survive_the_way_too() -> None:
     traits = SeedTraits(0.2, 0.4, 0.6, 0.8, "attention", ("linear", "sigmoid"), True, "v1", AlphaCurve.COSINE, 0.5, 0.1, 0.01)
     report = make_report((make_seed(0, traits=traits), None, None), rng=np.random.default_rng(0), optimizer=OptimizerState("adamw", 0.9))
     layers = tuple(replace(x, update_frequency=0.5, latency_ms=float(i)) for i, x in enumerate(report.layers))
-    timings = EpochTimings(None, 0.0, samples_per_s=4000.0, hook_latency_ms=3.0)
+    timings = EpochTimings(None, None, samples_per_s=4000.0, hook_latency_ms=3.0)
     report = replace(report, layers=layers, timings=timings)
     again = report_from_packet(packet_from_report(report), host_from_report(report), limits=LIMITS)
+    assert again.timings == timings
     batch = build(again, policy_version="v1")
     assert_same(batch, build(report, policy_version="v1"))
     registries = Registries.standard()

@@ -75,6 +75,7 @@ class World:
     dtype: torch.dtype = torch.float64
     augmentation: Augmentation = "none"
     catalogue: Catalogue = STANDARD
+    device: str = "cpu"
 
     def request(self, seed: int, env_id: int = 0) -> EpisodeRequest:
         return EpisodeRequest(env_id, 3, "train", SeedTree(seed).child("env", env_id), self.context or CONTEXTS[self.family][1])
@@ -86,8 +87,8 @@ class World:
         num_train, num_val, num_test = self.sizes
         task = TaskConfig(preset=CONTEXTS[self.family][0], num_train=num_train, num_val=num_val, num_test=num_test)
         episode = make_episode(task, request.split, request.seeds, request.context)
-        model = MorphogeneticModel(episode.host, self.catalogue, self.growth, request.seeds.child("growth")).to(self.dtype)
-        dataset = replace(cast_data(episode.dataset, self.dtype), augmentation=self.augmentation)
+        model = MorphogeneticModel(episode.host, self.catalogue, self.growth, request.seeds.child("growth")).to(self.device, self.dtype)
+        dataset = replace(cast_data(episode.dataset, self.dtype), augmentation=self.augmentation).to(self.device)
         plan = TrainingPlan(self.max_epochs, batch_size=32, learning_rate=0.01)
         engine = SequentialEngine(model, dataset, self.engine, plan=plan, seeds=request.seeds.child("training"))
         judge = TolariaGovernor(self.governor, dataset.num_classes)
@@ -105,7 +106,7 @@ def cast_data(dataset: Dataset, dtype: torch.dtype) -> Dataset:
 
 def as_one() -> Together:
     """A trainer that runs everything it can as one."""
-    return Together(lambda _: True, insists=True)
+    return Together(insists=True)
 
 
 class Player(Protocol):

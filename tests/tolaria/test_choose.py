@@ -139,6 +139,6 @@ def test_members_are_divided_evenly_and_answered_in_their_order() -> None:
 
     engines = [make_trial(make_request(0, env_id=i)).engine for i in range(5)]
     expected = [engine.evaluate("val", ((),)) for engine in engines]
-    answers = Together(lambda _: True, at_most=at_most).answer([(engine, Evaluate("val", ((),))) for engine in engines])
+    answers = Together(at_most).answer([(engine, Evaluate("val", ((),))) for engine in engines])
     assert [answer.losses[0] for answer in answers] == pytest.approx([one.losses[0] for one in expected], abs=1e-5)  # type: ignore[union-attr]
     assert sizes == [5]

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from esper.tolaria.engine.compiled import MAX_GRAPHS_OF_A_HOST, Graphs, HostSteps, Visit, run_host, structure_of, visits_of
 from esper.tolaria.engine.layouts import LayoutChoice
+from tests.fakes.catalogue import Conv
 from tests.fakes.growth import advance, begin_blending, begin_holding, begin_training, germinate, make_batch, make_model, randomise
 
 if TYPE_CHECKING:
@@ -126,7 +130,7 @@ def test_growth_brings_another_graph_and_the_first_one_is_found_again() -> None:
     model.apply(advance(1), val_accuracy=20.0)
     steps.begin_epoch(choice(), batch_size=6, steps_left=10)
     steps.forward(x)
-    assert (compiler.made, steps.num_compiled) == (2, 2)
+    assert (compiler.made, compiler.calls) == (2, 3)
     model.prune_all("test")
     steps.begin_epoch(choice(), batch_size=6, steps_left=10)
     steps.forward(x)
@@ -156,7 +160,7 @@ def test_a_host_has_only_so_many_graphs_and_says_so_once(caplog: pytest.LogCaptu
             x, _ = make_batch(batch=size)
             for _ in range(2):
                 assert torch.equal(steps.forward(x), model(x))
-    assert steps.num_compiled == compiler.made == MAX_GRAPHS_OF_A_HOST
+    assert (compiler.made, compiler.calls) == (MAX_GRAPHS_OF_A_HOST, 2 * MAX_GRAPHS_OF_A_HOST)
     assert len(caplog.records) == 1
 
 
@@ -168,8 +172,43 @@ def test_what_cannot_be_compiled_runs_eagerly_and_is_not_tried_again(caplog: pyt
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert torch.equal(steps.forward(x), model(x))
-    assert (compiler.calls, steps.num_compiled) == (1, 0)
+    assert (compiler.made, compiler.calls) == (1, 1)
     assert [record.getMessage() for record in caplog.records] == ["a training step cannot be compiled and stays eager: no compiler"]
+
+
+def test_a_seed_that_computes_otherwise_than_when_it_was_compiled_goes_on_eagerly() -> None:
+    compiler, model = Compiler(), make_model()
+    steps = steps_of(model, compiler)
+    x, _ = make_batch()
+    steps.begin_epoch(choice(), batch_size=6, steps_left=10)
+    steps.forward(x)
+    compiler.error = TorchDynamoException("cannot be compiled again")
+    for _ in range(2):
+        assert torch.equal(steps.forward(x), model(x))
+    assert (compiler.made, compiler.calls) == (1, 2)
+
+
+def test_a_pruned_seed_is_let_go_though_nothing_is_compiled_any_more() -> None:
+    compiler, model = Compiler(), make_model()
+    steps = steps_of(model, compiler)
+    begin_training(model, 1)
+    steps.begin_epoch(choice(), batch_size=6, steps_left=10)
+    seeds = [weakref.ref(module) for module in model.slots.modules() if isinstance(module, Conv)]
+    model.prune_all("test")
+    steps.begin_epoch(choice(None), batch_size=6, steps_left=10)
+    gc.collect()
+    assert [seed() for seed in seeds] == [None]
+
+
+def test_what_fails_in_a_compiled_step_is_raised() -> None:
+    compiler, model = Compiler(), make_model()
+    steps = steps_of(model, compiler)
+    x, _ = make_batch()
+    steps.begin_epoch(choice(), batch_size=6, steps_left=10)
+    steps.forward(x)
+    compiler.error = RuntimeError("out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        steps.forward(x)
 
 
 @pytest.mark.slow
@@ -177,5 +216,5 @@ def test_the_real_compiler_agrees_and_serves_hosts_that_are_alike() -> None:
     done = subprocess.run([sys.executable, "-m", "tests.tolaria.compiling"], capture_output=True, text=True, check=True, cwd=ROOT)
     for name, rows in json.loads(done.stdout.splitlines()[-1]).items():
         for row in rows:
-            assert (row["compiled"], row["graphs"], row["is_complete"]) == (1, 1, True), name
+            assert (row["graphs"], row["runs"], row["is_complete"]) == (1, 1, True), name
             assert row["worst"] < {"fp32": 1e-4, "bf16": 0.1}[name], name

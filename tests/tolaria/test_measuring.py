@@ -11,7 +11,8 @@ import pytest
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.stages import SeedStage
 from esper.tolaria import EngineConfig, GovernorConfig, SequentialEngine, TolariaGovernor, Trial
-from esper.tolaria.trial import Measuring, closed_gates, is_due
+from esper.tolaria.measure import closed_gates
+from esper.tolaria.trial import Measuring, is_due
 from tests.simic.reports import make_seed
 from tests.tolaria.trials import act, make_trial, reports_agree
 

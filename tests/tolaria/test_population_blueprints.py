@@ -10,16 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.config import GrowthConfig
-from esper.kasmina.model import BlueprintError
 from esper.kasmina.surgery import GrowthTransaction
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.schemas import PanicReason
 from esper.tolaria import EngineConfig, OneByOne, TrialBatch
-from esper.tolaria.engine.population import PopulationEngine
 from esper.urza.catalogue import STANDARD, Blueprint, Catalogue
 from esper.urza.cost import Cost
 from tests.tolaria.populations import OPEN, World, as_one, furthest, play
-from tests.tolaria.trials import are_equal, weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,20 +98,6 @@ class Spare(Straight):
     @staticmethod
     def value(ops: LayerOps, layers: Any, h: Tensor) -> Tensor:
         return h + torch.relu(ops.dense(layers.layer, h))
-
-
-class Breaking(Straight):
-    """Fails where its member is out of luck, and sometimes only in the second batch of an epoch."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        luck = float(self.layer.bias.detach().sum())
-        if luck > 100.0 and (luck > 10_000.0 or len(h) < 32):
-            raise ArithmeticError("out of luck")
-        return super().forward(h)
-
-
-def break_down(channels: int) -> nn.Module:
-    raise OSError("no such file")
 
 
 def catalogue_with(family: HostFamily, build: Callable[[int], nn.Module]) -> Catalogue:
@@ -221,56 +204,6 @@ def test_an_ordinary_modules_state_is_its_members() -> None:
     names = [name for name in batches[1].trials[0].model.state_dict() if name.endswith("running_mean")]
     means = [batches[1].trials[member].model.state_dict()[names[0]] for member in (0, 2)]
     assert not torch.equal(*means)
-
-
-def test_a_blueprint_that_cannot_be_built_says_whose_it_is() -> None:
-    world = world_with("mlp", break_down)
-    batch = TrialBatch(world.make, as_one())
-    batch.start(world.requests(5, 3))
-    growth = FactoredAction(op=LifecycleOp.GERMINATE, blueprint=PLACE)
-    with pytest.raises(BlueprintError, match=r"'mine' in slot \S+ failed while being built: OSError\('no such file'\)") as caught:
-        batch.step([FactoredAction(), growth, FactoredAction()])
-    assert caught.value.__notes__ == [batch.trials[1].whereabouts]
-    assert "in env 1, episode 3" in batch.trials[1].whereabouts
-    assert batch.trials[1].model.seed_reports() == (None,) * len(batch.trials[1].model.specs)
-    go_on_without(batch, 1)
-
-
-@pytest.mark.parametrize(("bias", "num_steps"), [(10_000.0, 0), (100.0, 2)])
-def test_a_blueprint_that_fails_says_whose_it_is_and_the_others_go_on(bias: float, num_steps: int) -> None:
-    world = world_with("mlp", Breaking)
-    batch = TrialBatch(world.make, as_one())
-    reports = batch.start(world.requests(5, 3))
-    players = [Grower(world, 0) for _ in range(3)]
-    for _ in range(4):
-        reports = batch.step([player.decide(report) for player, report in zip(players, reports, strict=True)])
-    with torch.no_grad():
-        for name, parameter in batch.trials[1].model.slots.named_parameters():
-            if name.endswith("bias"):
-                parameter.fill_(bias)
-    others = [batch.trials[i] for i in (0, 2)]
-    before = [(weights(trial.model), num_steps_of(trial)) for trial in others]
-    with pytest.raises(BlueprintError, match=r"'mine' in slot \S+ failed while running on a value \[\d+, \d+\]: ArithmeticError") as caught:
-        batch.step([FactoredAction()] * 3)
-    notes = "\n".join(caught.value.__notes__)
-    assert "env/1/" in notes
-    assert batch.trials[1].whereabouts in notes
-    for trial, (own, count) in zip(others, before, strict=True):
-        assert are_equal(own, weights(trial.model)) is (num_steps == 0)
-        assert num_steps_of(trial) == count + num_steps
-    go_on_without(batch, 1)
-
-
-def num_steps_of(trial: Trial) -> int:
-    """Steps that the host has trained, as its own optimizer tells."""
-    return int(trial.engine.optimizer.state[next(trial.model.get_submodule("host").parameters())]["step"])
-
-
-def go_on_without(batch: TrialBatch, member: int) -> None:
-    """The others train on, together and each by itself."""
-    rest = [trial.engine for i, trial in enumerate(batch.trials) if i != member]
-    assert all(math.isfinite(result.loss) for result in PopulationEngine(rest).train_epoch(4))
-    assert all(math.isfinite(engine.train_epoch(5).loss) for engine in rest)
 
 
 @torch.no_grad()

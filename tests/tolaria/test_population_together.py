@@ -76,7 +76,7 @@ def test_a_host_that_runs_only_by_itself_does_so_or_is_refused() -> None:
         normed, dropping = engine_with(NormedHost()), engine_with(DroppingHost(), images())
     for engine, reason in ((frozen, "frozen"), (normed, "NormedHost"), (dropping, "DroppingHost")):
         assert likeness(engine) is None
-        (result,) = Together(lambda _: True).answer([(engine, TrainEpoch(0))])
+        (result,) = Together().answer([(engine, TrainEpoch(0))])
         assert type(result).__name__ == "EpochResult"
         with pytest.raises(ConfigError, match=reason):
             as_one().answer([(engine, TrainEpoch(0))])
@@ -85,13 +85,13 @@ def test_a_host_that_runs_only_by_itself_does_so_or_is_refused() -> None:
 def test_it_is_asked_whether_members_are_worth_it() -> None:
     asked: list[int] = []
 
-    def is_worth_it(members: Sequence[Engine]) -> bool:
+    def at_most(members: Sequence[Engine]) -> int:
         asked.append(len(members))
-        return len(members) > 2
+        return len(members) if len(members) > 2 else 0
 
     alone, together = DIGITS.engines(0, 3) + WIDER.engines(1, 1), DIGITS.engines(0, 3) + WIDER.engines(1, 1)
     own = OneByOne().answer([(engine, TrainEpoch(0)) for engine in alone])
-    ours = Together(is_worth_it).answer([(engine, TrainEpoch(0)) for engine in together])
+    ours = Together(at_most).answer([(engine, TrainEpoch(0)) for engine in together])
     assert furthest(own, ours)[0] < 1e-6
     assert asked == [3, 1]
 

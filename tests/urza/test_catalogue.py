@@ -94,21 +94,26 @@ def check_cost(catalogue: Catalogue, blueprint: Blueprint, channels: int) -> Non
 
 
 def check_isolated_backward(catalogue: Catalogue, blueprint: Blueprint, channels: int) -> None:
-    """The value a seed sees while it trains isolated: detached, and in whatever memory format the host produced."""
+    """A seed that trains isolated, on a detached value in whatever memory format the host produced, learns as one that is heard."""
     h = make_value(blueprint.family, channels)
     module = make_module(catalogue, blueprint, channels)
     nudge(module)
-    grads = []
+
+    def gradients(value: Tensor) -> list[Tensor]:
+        module.zero_grad()
+        module(value).square().sum().backward()
+        return [p.grad.clone() for p in module.parameters() if p.grad is not None]
+
+    heard = h.clone().requires_grad_()
+    expected = gradients(heard)
+    assert heard.grad is not None and float(heard.grad.norm()) > 0.0
+    assert len(expected) == len(list(module.parameters()))
     formats = (torch.contiguous_format, torch.channels_last) if h.ndim == 4 else (torch.contiguous_format,)
     for memory_format in formats:
         value = h.to(memory_format=memory_format).detach()
-        module.zero_grad()
-        module(value).square().sum().backward()
+        for own, other in zip(gradients(value), expected, strict=True):
+            assert float((own - other).norm()) <= 1e-4 * float(other.norm())
         assert value.grad is None
-        grads.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
-    assert len(grads[0]) == len(list(module.parameters()))
-    for first, second in zip(grads[0], grads[-1], strict=True):
-        assert float((first - second).norm()) <= 1e-4 * float(first.norm())
 
 
 def check_samples_are_independent(catalogue: Catalogue, blueprint: Blueprint, channels: int) -> None:

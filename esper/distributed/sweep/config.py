@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from esper.distributed.config import RunConfig, config_from
+from esper.distributed.settings_file import read_settings
 from esper.distributed.sweep.space import Point, Space, nested, parse_space
 from esper.karn.sweeps import OBJECTIVES
 from esper.leyline.load import ConfigError, dump, load, merge, parse_overrides, setting
@@ -98,10 +99,10 @@ def read_sweep(path: Path, overrides: Sequence[str] = (), *, name: str | None = 
     Raises:
         ConfigError: If it cannot be read, or something in it is wrong.
     """
-    values = merge(_read_yaml(path), parse_overrides(overrides))
+    values = merge(read_settings(path), parse_overrides(overrides))
     config = load(SweepConfig, values)
     if config.base is not None:
-        shared = merge(_read_yaml(path.parent / config.base), config.run)
+        shared = merge(read_settings(path.parent / config.base), config.run)
         config = replace(config, base=None, run=shared)
     return check_sweep(config, name or path.stem)
 
@@ -194,15 +195,3 @@ def _check_scheduler(config: SweepConfig, space: Space, base: RunConfig) -> None
 
 def _is_within(key: str, section: str) -> bool:
     return key == section or key.startswith(f"{section}.")
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    return values

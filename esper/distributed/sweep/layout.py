@@ -52,6 +52,11 @@ class SweepDir:
         return self.root / "best.yaml"
 
     @property
+    def lock(self) -> Path:
+        """Names the process that plays the sweep, and its machine."""
+        return self.root / ".owner"
+
+    @property
     def trials(self) -> Path:
         """One run folder per trial."""
         return self.root / "trials"

@@ -60,19 +60,18 @@ class Recorder(Callback):  # type: ignore[misc]
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
         """Nothing more comes; note what a fault may have kept from being noted, and forget trials that it made Tune forget."""
         self._store.keep_trials([trial.trial_id for trial in trials])
+        known = {table.record.trial_id: table.last for table in self._store.trials()}
         for trial in trials:
             if trial.status == "TERMINATED":
                 if trial.last_result and "rounds" in trial.last_result:
-                    self._catch_up(trial)
+                    self._catch_up(trial, known.get(trial.trial_id))
                 self._note(trials, trial, self._end_of(trial))
             elif trial.status == "ERROR":
                 self._note(trials, trial, "failed", _last_line(trial))
 
-    def _catch_up(self, trial: Any) -> None:
+    def _catch_up(self, trial: Any, known: RoundResult | None) -> None:
         last = _round_result(trial.last_result)
-        known = {table.record.trial_id: table.last for table in self._store.trials()}
-        found = known.get(trial.trial_id)
-        if found is None or found.rounds < last.rounds:
+        if known is None or known.rounds < last.rounds:
             self._store.record_result(trial.trial_id, last, trial.last_result["point"])
 
     def _end_of(self, trial: Any) -> str:

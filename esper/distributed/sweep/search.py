@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esper.distributed.executor import ClusterError, RunFailedError
-from esper.distributed.run_dir import RunDirError
+from esper.distributed.run_dir import RunDirError, claim, release
 from esper.distributed.sweep.config import Sweep, read_sweep, write_sweep
 from esper.distributed.sweep.layout import SweepDir, create_sweep_dir, open_sweep_dir
 from esper.karn.sweeps import SweepStore
 from esper.leyline.load import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from esper.distributed.sweep.space import Point
@@ -33,23 +35,25 @@ def start_sweep(sweep: Sweep, root: Path) -> bool:
         RunFailedError: If no trial came to a result.
     """
     folder = create_sweep_dir(root)
-    try:
-        return _play(sweep, folder, resume=False)
-    except (ClusterError, ConfigError):
-        if not folder.tune.exists():
-            _clear(folder)
-        raise
+    with _claimed(folder):
+        try:
+            return _play(sweep, folder, resume=False)
+        except (ClusterError, ConfigError):
+            if not folder.tune.exists():
+                _clear(folder)
+            raise
 
 
 def resume_sweep(root: Path) -> bool:
     """Play what is left of a sweep; returns whether the user stopped it.
 
     Raises:
-        RunDirError: If there is no sweep in `root`.
+        RunDirError: If there is no sweep in `root`, or another process plays it.
         RunFailedError: If no trial came to a result.
     """
     folder = open_sweep_dir(root)
-    return _play(stored_sweep(folder), folder, resume=True)
+    with _claimed(folder):
+        return _play(stored_sweep(folder), folder, resume=True)
 
 
 def stored_sweep(folder: SweepDir) -> Sweep:
@@ -64,7 +68,7 @@ def confirm(folder: SweepDir, sweep: Sweep, winner: Point, num_seeds: int) -> bo
 
     Raises:
         ConfigError: If there is nothing to compare, or no host to compare on.
-        RunDirError: If another confirmation lies there.
+        RunDirError: If another confirmation lies there, or another process plays it.
     """
     if num_seeds < 2:
         raise ConfigError(f"--confirm {num_seeds}: an interval needs 2 seeds or more")
@@ -72,8 +76,13 @@ def confirm(folder: SweepDir, sweep: Sweep, winner: Point, num_seeds: int) -> bo
         raise ConfigError("run.evaluation.seeds_per_context=0 plays no unseen host, so that nothing can be confirmed; set it to 1 or more")
     plan = confirmation_plan(sweep, winner, num_seeds)
     target = SweepDir(folder.confirmation)
+    target.root.mkdir(exist_ok=True)
+    with _claimed(target):
+        return _confirm(plan, target, num_seeds)
+
+
+def _confirm(plan: Sweep, target: SweepDir, num_seeds: int) -> bool:
     if not target.config.exists():
-        target.root.mkdir(exist_ok=True)
         return _play(plan, target, resume=False)
     played = [dict(table.parameters) for table in SweepStore(target.database).trials()]
     if any(point not in (plan.points or ()) for point in played):
@@ -109,6 +118,19 @@ def _play(sweep: Sweep, folder: SweepDir, *, resume: bool) -> bool:
     if not was_interrupted and trials and len(failed) == len(trials):
         raise RunFailedError(f"all {len(failed)} trials failed; the first with: {failed[0].error}")
     return was_interrupted
+
+
+@contextmanager
+def _claimed(folder: SweepDir) -> Iterator[None]:
+    """Have the folder alone: of two that went on with one sweep, the first to end would remove the other's trials."""
+    try:
+        claim(folder.lock)
+    except OSError as error:
+        raise RunDirError(f"{folder.root} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        release(folder.lock)
 
 
 def _clear(folder: SweepDir) -> None:

@@ -66,15 +66,6 @@ class Parameter:
         low, high = self.values
         return min(max(value, low), high)
 
-    def position(self, value: Any) -> float:
-        """Where a value lies between the ends, 0…1; on a logarithmic scale for `loguniform`."""
-        if self.kind == "choice":
-            return self.values.index(value) / max(len(self.values) - 1, 1)
-        low, high = self.values
-        if self.kind == "loguniform":
-            return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
-        return float((value - low) / (high - low))
-
 
 @dataclass(frozen=True)
 class Space:

@@ -15,7 +15,7 @@ from esper.distributed.config import RunConfig, write_run_config
 from esper.distributed.driver import Run, play_round, restore, save
 from esper.distributed.event_group import LEARNED
 from esper.distributed.facts import examine
-from esper.distributed.run_dir import RunDir, RunDirError, create_run_dir, open_run_dir, release_run_dir
+from esper.distributed.run_dir import RunDir, RunDirBusyError, create_run_dir, open_run_dir, release_run_dir
 from esper.distributed.session import make_run, open_runtime
 from esper.karn.sweeps import RoundResult
 from esper.leyline.load import dump, load, merge
@@ -67,6 +67,7 @@ class SweepTrial:
         self._recent: list[float] = []
         self._copied_from: str | None = None
         self._rounds = 0
+        self._has_failed = False
         self._run: Run | None = None
         self._stack = ExitStack()
 
@@ -78,12 +79,14 @@ class SweepTrial:
     def play(self) -> RoundResult:
         """Play a round, learn from it, save and tell; a run that has not begun begins."""
         run = self._run or self._open(0)
+        self._has_failed = True
         report = play_round(run)
         run.story.round_finished(report)
         save(run, report.mean_utility, accuracy=report.mean_accuracy)
         self._rounds = report.counts.rounds
         self._recent = [*self._recent, report.mean_utility][-self._recent_rounds :]
         evaluation = _evaluate(run) if self.is_finished and self._evaluates else None
+        self._has_failed = False
         result = _summarise(report, statistics.fmean(self._recent), evaluation, self._copied_from)
         self._copied_from = None
         if self.is_finished:
@@ -112,10 +115,11 @@ class SweepTrial:
     def close(self) -> None:
         """End the run as far as it came; nothing happens if it is not open."""
         run, self._run = self._run, None
-        if run is not None:
-            checkpoint = str(run.checkpoints.path(self._rounds)) if self._rounds else None
-            run.story.finished(run.counts, "completed" if self.is_finished else "stopped", checkpoint)
-        self._stack.close()
+        with self._stack:
+            if run is not None:
+                checkpoint = str(run.checkpoints.path(self._rounds)) if self._rounds else None
+                reason = "failed" if self._has_failed else "completed" if self.is_finished else "stopped"
+                run.story.finished(run.counts, reason, checkpoint)
 
     def _open(self, keep_rounds: int) -> Run:
         """Take the folder and start the parts; whatever lies there of later rounds is forgotten."""
@@ -155,7 +159,7 @@ def _claim(root: Path) -> tuple[RunDir, bool]:
         is_new = not RunDir(root).config.exists()
         try:
             return (create_run_dir(root), True) if is_new else (open_run_dir(root, for_writing=True), False)
-        except RunDirError:
+        except RunDirBusyError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

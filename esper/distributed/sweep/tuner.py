@@ -14,9 +14,10 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
 
 from esper.distributed import actors
+from esper.distributed.cluster_check import require_placement, starts_cluster, this_machine
 from esper.distributed.facts import RunFacts, examine
 from esper.distributed.sweep.layout import SweepDir
-from esper.distributed.sweep.placement import require_room, trial_bundles
+from esper.distributed.sweep.placement import trial_bundles, trial_demands, trial_labels
 from esper.distributed.sweep.recorder import Recorder
 from esper.distributed.sweep.trial import SweepTrial, trial_config
 from esper.karn.sweeps import SweepStore
@@ -56,14 +57,13 @@ def run_sweep(sweep: Sweep, folder: SweepDir, *, resume: bool) -> bool:
     base = sweep.base
     facts = examine(base)
     _examine_hosts(sweep)
-    local = actors.local_resources(base.cluster)
-    bundles = trial_bundles(base, local=sweep.config.local)
-    if local is not None:
-        require_room(bundles, local)
+    wanted = trial_demands(base, local=sweep.config.local)
+    if starts_cluster(base.cluster.address, os.environ):
+        require_placement("a trial", wanted, [this_machine()])
     _quieten()
     actors.open_session(base.cluster, namespace=f"esper-sweep-{folder.root.name}")
     try:
-        require_room(bundles, actors.cluster_resources())
+        require_placement("a trial", wanted, actors.cluster_nodes())
         with _sigterm_as_interrupt():
             _make_tuner(sweep, folder, facts, resume=resume).fit()
     finally:
@@ -206,10 +206,12 @@ def _examine_hosts(sweep: Sweep) -> None:
 
 
 def _make_tuner(sweep: Sweep, folder: SweepDir, facts: RunFacts, *, resume: bool) -> tune.Tuner:
-    bundles = trial_bundles(sweep.base, local=sweep.config.local)
+    base, local = sweep.base, sweep.config.local
     trainable = tune.with_resources(
         tune.with_parameters(TuneTrial, sweep=sweep, root=str(folder.root)),
-        tune.PlacementGroupFactory(bundles, strategy="PACK"),
+        tune.PlacementGroupFactory(
+            trial_bundles(base, local=local), strategy=base.cluster.env_placement, bundle_label_selector=trial_labels(base, local=local)
+        ),
     )
     if resume and tune.Tuner.can_restore(str(folder.tune)):
         return tune.Tuner.restore(str(folder.tune), trainable, resume_unfinished=True, resume_errored=True)

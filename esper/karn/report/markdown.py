@@ -80,6 +80,7 @@ def overview_facts(overview: RunOverview) -> dict[str, object]:
         "anomalies": overview.num_anomalies,
         "telemetry events lost": overview.dropped_events,
         "telemetry events rejected": overview.rejected_events,
+        "telemetry incidents": overview.num_incidents,
     }
     return {name: "unknown" if value is None else value for name, value in facts.items()}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esper.karn.queries import learning_curve, outcomes
+from esper.karn.report.figures import BLUE, COLOURS, GREY, ORANGE, STYLES, say_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
     from esper.karn.report.table import PolicyRow
     from esper.karn.store import Store
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
-"""From the palette of Okabe and Ito, which people with any common colour vision can tell apart."""
-BASELINE_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-BASELINE_STYLES = ("--", "-.", ":")
+BASELINE_COLOURS, BASELINE_STYLES = COLOURS[1:7], STYLES[1:]
+"""The first of each is the learned policy's."""
 MAX_PLACES = 10
 """Columns of the heat map."""
 SETTLED_FRAC = 0.25
@@ -98,7 +97,7 @@ def _draw_utility(axes: Any, episodes: Sequence[Outcome], comparison: Sequence[P
         start = min(window, len(episodes)) // 2
         axes.plot(numbers[start:], running_mean(utilities, window)[start:], color=BLUE, linewidth=2.2, label=f"mean of {window} episodes")
     else:
-        _say_empty(axes, "no episode has ended yet")
+        say_empty(axes, "no episode has ended yet")
     for index, row in enumerate(comparison):
         colour = BASELINE_COLOURS[index % len(BASELINE_COLOURS)]
         style = BASELINE_STYLES[index // len(BASELINE_COLOURS) % len(BASELINE_STYLES)]
@@ -116,7 +115,7 @@ def _draw_series(axes: Any, curve: Sequence[LearningPoint], name: str, label: st
     if known:
         axes.plot(*zip(*known, strict=True), color=colour, marker="o", markersize=3, linewidth=1.6)
     else:
-        _say_empty(axes, "not measured")
+        say_empty(axes, "not measured")
 
 
 def _draw_growth(figure: Any, axes: Any, episodes: Sequence[Outcome]) -> None:
@@ -128,7 +127,7 @@ def _draw_growth(figure: Any, axes: Any, episodes: Sequence[Outcome]) -> None:
     for (_, place), count in counts.items():
         totals[place] += count
     if not totals:
-        _say_empty(axes, "nothing was kept")
+        say_empty(axes, "nothing was kept")
         return
     places = sorted(place for place, _ in totals.most_common(MAX_PLACES))
     num_episodes = Counter(episode.context for episode in settled)
@@ -144,9 +143,3 @@ def _draw_growth(figure: Any, axes: Any, episodes: Sequence[Outcome]) -> None:
             share = shares[row, column]
             axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=8, color="black" if share > 0.55 else "white")
     figure.colorbar(image, ax=axes, label="kept per episode")
-
-
-def _say_empty(axes: Any, message: str) -> None:
-    axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=GREY)
-    axes.set_xticks([])
-    axes.set_yticks([])

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esper.karn.details import HEADS, update_columns
+from esper.karn.details import update_columns
 from esper.karn.report.figures import COLOURS, draw_lines, is_known, label_axes, new_figure, say_empty
+from esper.leyline.actions import HEAD_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ _HEAD_FIGURES = (
 def policy_figure(store: Store) -> Any:
     """Gradient before and after clipping, trust region, value quality, and the entropies of all heads stacked."""
     columns = [name for _, _, names in _CHARTS for name in names]
-    entropies = [f"head_{head}_entropy" for head in HEADS]
+    entropies = [f"head_{head}_entropy" for head in HEAD_NAMES]
     found = update_columns(store, [*columns, *entropies])
     figure = new_figure(height=6.4)
     (a, b), (c, d) = figure.subplots(2, 2)
@@ -43,13 +44,13 @@ def policy_figure(store: Store) -> Any:
 
 def head_figure(store: Store) -> Any:
     """KL, clipped share, gradient norm and active share of every head."""
-    names = [f"head_{head}_{what}" for what, _ in _HEAD_FIGURES for head in HEADS]
+    names = [f"head_{head}_{what}" for what, _ in _HEAD_FIGURES for head in HEAD_NAMES]
     found = update_columns(store, names)
     figure = new_figure(height=6.4)
     grid = figure.subplots(2, 2)
     has_legend = False
     for axes, (what, unit) in zip(grid.flat, _HEAD_FIGURES, strict=True):
-        series = {head: found[f"head_{head}_{what}"] for head in HEADS}
+        series = {head: found[f"head_{head}_{what}"] for head in HEAD_NAMES}
         drawn = draw_lines(axes, found["pass_idx"], series, title=what.replace("_", " "), y=unit, x_label=PASS)
         if drawn:
             axes.get_legend().remove()

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.karn.details import anomalies, anomaly_counts, blueprint_scores, calibrations, process_lives
+from esper.karn.details import anomalies, anomaly_counts, blueprint_scores, calibrations, incidents, process_lives
 from esper.karn.queries import run_overview
 from esper.karn.report.figures import as_data_uri
 from esper.karn.report.fitness_charts import machine_figure, reward_figure
@@ -161,7 +161,12 @@ def _infrastructure(store: Store) -> str:
     ]
     headings = ("process", "lived (s)", "heartbeats", "longest silence (s)", "end", "events", "lost", "most batches waiting")
     figure = _picture(machine_figure(store), "Speed, load, memory, and where a host epoch's time goes")
-    return figure + (_table(headings, lives) if lives else "")
+    return figure + (_table(headings, lives) if lives else "") + _incidents(store)
+
+
+def _incidents(store: Store) -> str:
+    found = [(f"{one.noticed_at:%Y-%m-%d %H:%M:%S}", one.kind.replace("_", " "), one.detail) for one in incidents(store)]
+    return _table(("noticed (UTC)", "telemetry file", "detail"), found, texts=3) if found else ""
 
 
 def _settings(context: Context, versions: Mapping[str, str]) -> str:

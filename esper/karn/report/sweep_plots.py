@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esper.karn.report.plots import BLUE, GREY, ORANGE
+from esper.karn.report.figures import BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 HEADINGS = ("policy", "utility [95 % CI]", "accuracy %", "ΔP/P0", "fossils", "episodes")
 
@@ -31,8 +32,27 @@ class PolicyRow:
     num_fossils: float
     """Mean per episode."""
     num_episodes: int
-    is_reference: bool = False
-    """Needs knowledge that a policy has not (an oracle); never marked as best."""
+
+
+def rows_of(comparison: Mapping[str, Any]) -> list[PolicyRow]:
+    """One row per policy of a comparison as `comparison.json` holds it, in its order."""
+    rows = []
+    for summary in comparison["summaries"]:
+        policy, mean = summary["policy"], summary["mean"]
+        played = comparison["outcomes"][policy]
+        rows.append(
+            PolicyRow(
+                policy=policy,
+                utility=mean["value"],
+                utility_low=mean["low"],
+                utility_high=mean["high"],
+                accuracy=fmean(outcome["final_accuracy"] for outcome in played),
+                growth_frac=fmean(outcome["param_ratio"] - 1.0 for outcome in played),
+                num_fossils=fmean(outcome["num_fossilized"] for outcome in played),
+                num_episodes=len(played),
+            )
+        )
+    return rows
 
 
 def policy_table(rows: Sequence[PolicyRow], title: str | None = None) -> Table:
@@ -63,15 +83,14 @@ def comparison_cells(rows: Sequence[PolicyRow]) -> list[tuple[str, ...]]:
 
 
 def _best(rows: Sequence[PolicyRow]) -> PolicyRow | None:
-    return max((row for row in rows if not row.is_reference), key=lambda row: row.utility, default=None)
+    return max(rows, key=lambda row: row.utility, default=None)
 
 
 def _cells(row: PolicyRow) -> tuple[str, ...]:
     has_interval = row.utility_low is not None and row.utility_high is not None
     interval = f" [{row.utility_low:.1f}, {row.utility_high:.1f}]" if has_interval else ""
-    name = f"{row.policy} (reference)" if row.is_reference else row.policy
     return (
-        name,
+        row.policy,
         f"{row.utility:.1f}{interval}",
         f"{row.accuracy:.1f}",
         f"{row.growth_frac:.2f}",

@@ -17,7 +17,7 @@ UNION ALL BY NAME
 SELECT event_type, timestamp, severity, group_id, producer, batch, reason AS detail FROM policy_update_rejected
 UNION ALL BY NAME
 SELECT event_type, timestamp, severity, group_id, producer, env_id, reason AS detail FROM tolaria_rollback
-WHERE message <> 'also told under its current name'
+WHERE message <> '{twin}'
 UNION ALL BY NAME
 SELECT event_type, timestamp, severity, group_id, producer, env_id,
        format('accuracy {:.1f} % fell {:.1f} % below its rolling mean', current_acc, drop_percent) AS detail

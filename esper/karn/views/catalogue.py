@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from esper.leyline.telemetry.event import TelemetryEventType
+from esper.leyline.telemetry.legacy import TWIN_MESSAGE
 from esper.leyline.telemetry.schema import table_name
 
 if TYPE_CHECKING:
@@ -55,6 +56,6 @@ def _raw_events(further_tables: Sequence[str]) -> str:
 
 
 def _read(name: str) -> str:
-    """The statements of a file without its comment lines."""
+    """The statements of a file without its comment lines; `{twin}` is the message of events that are told once more under an old name."""
     lines = files("esper.karn.views").joinpath(f"{name}.sql").read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("--"))
+    return "\n".join(line for line in lines if not line.startswith("--")).replace("{twin}", TWIN_MESSAGE)

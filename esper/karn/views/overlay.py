@@ -8,13 +8,11 @@ import pyarrow as pa
 
 from esper.karn.views.catalogue import view_statements
 from esper.leyline.telemetry.event import TelemetryEventType
-from esper.leyline.telemetry.schema import ENVELOPE_COLUMNS, event_schema, table_name
+from esper.leyline.telemetry.schema import ENVELOPE_COLUMNS, ORIGIN_COLUMNS, event_schema, stored_schema, table_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-ORIGIN = (pa.field("producer", pa.string()), pa.field("incarnation", pa.int64()), pa.field("seq", pa.int64()))
-"""Columns that say which batch a row came in."""
 _INCOMING = "missing_columns"
 
 
@@ -28,11 +26,10 @@ def overlay_views(connection: Any) -> None:
     statements = []
     known = {table_name(event_type): event_type for event_type in TelemetryEventType}
     for table, event_type in known.items():
-        wanted = [*event_schema(event_type), *ORIGIN]
-        missing = [field for field in wanted if field.name not in present.get(table, frozenset())]
+        missing = [field for field in stored_schema(event_schema(event_type)) if field.name not in present.get(table, frozenset())]
         if missing:
             statements.append(_completed(connection, f'"{database}".main."{table}"', table, missing, is_absent=table not in present))
-    envelope = {*ENVELOPE_COLUMNS, *(field.name for field in ORIGIN)}
+    envelope = {*ENVELOPE_COLUMNS, *ORIGIN_COLUMNS}
     unknown = sorted(table for table, columns in present.items() if table not in known and columns >= envelope)
     views = [s.replace("CREATE OR REPLACE VIEW", "CREATE OR REPLACE TEMP VIEW", 1) for s in view_statements(unknown)]
     connection.execute(";\n".join([*statements, *views]))
@@ -47,8 +44,7 @@ def _completed(connection: Any, stored: str, table: str, missing: Iterable[pa.Fi
 
 
 def _column_types(connection: Any, schema: pa.Schema) -> Mapping[str, str]:
-    plain = [f.with_type(pa.timestamp(f.type.unit)) if pa.types.is_timestamp(f.type) else f for f in schema]
-    connection.register(_INCOMING, pa.Table.from_batches([], schema=pa.schema(plain)))
+    connection.register(_INCOMING, pa.Table.from_batches([], schema=schema))
     try:
         return {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {_INCOMING}").fetchall()}
     finally:

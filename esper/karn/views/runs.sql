@@ -2,7 +2,7 @@
 --   all fields of TrainingStartedPayload: task, seed, n_envs, n_episodes, lr, …; host_params and param_budget in parameters
 --   finished_at            UTC                         episodes_played, env_steps   counts over the run
 --   wall_sec               s                           env_steps_per_sec            1/s
---   stop_reason            completed, interrupted or failed
+--   stop_reason            completed, interrupted, failed or stopped (by a sweep)
 --   checkpoint_path        newest checkpoint           num_events_dropped           events lost by telemetry
 CREATE OR REPLACE VIEW runs AS
 SELECT s.*,

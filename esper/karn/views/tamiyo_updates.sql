@@ -9,5 +9,5 @@
 --   env_steps                                          taken in the run so far; update_time_ms in ms
 CREATE OR REPLACE VIEW tamiyo_updates AS
 SELECT * FROM tamiyo_policy_update
-WHERE message <> 'also told under its current name'
+WHERE message <> '{twin}'
 QUALIFY incarnation = max(incarnation) OVER (PARTITION BY group_id, batch, ppo_update_idx);

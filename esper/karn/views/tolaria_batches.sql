@@ -7,5 +7,5 @@
 --   env_steps                                          taken in the run so far; env_steps_per_sec 1/s; wall_sec s
 CREATE OR REPLACE VIEW tolaria_batches AS
 SELECT * FROM tolaria_batch_completed
-WHERE message <> 'also told under its current name'
+WHERE message <> '{twin}'
 QUALIFY incarnation = max(incarnation) OVER (PARTITION BY group_id, batch_idx);

@@ -9,4 +9,4 @@
 --   seeds                                              map slot → how its seed stands
 CREATE OR REPLACE VIEW tolaria_epochs AS
 SELECT *, train_loss AS host_train_loss FROM tolaria_epoch_completed
-WHERE message <> 'also told under its current name';
+WHERE message <> '{twin}';

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from esper.kasmina.model import evaluating
+from esper.kasmina.faults import BackwardWatch
+from esper.kasmina.model import evaluating, require_slots
 from esper.kasmina.population.branches import Branches
 from esper.kasmina.population.cells import find_cells
 from esper.kasmina.population.hosts import stacked_host
-from esper.kasmina.population.seeds import SeedRunner, Surroundings, no_surroundings
+from esper.kasmina.population.seeds import Culprit, SeedRunner, Surroundings, failure, no_surroundings
 from esper.kasmina.population.stack import StackPlan
 from esper.kasmina.population.storage import Block, Storage
 from esper.kasmina.slot import Manner
@@ -63,7 +65,9 @@ class Population:
         self._host = host
         self._host_plan = StackPlan(models[0].get_submodule("host"))
         self._likeness = _likeness(models)
-        self._runners = [tuple(SeedRunner(cell, models[0].host.family, host.ops) for cell in cells) for cells in find_cells(models)]
+        self._watch: BackwardWatch[Culprit] = BackwardWatch()
+        family = models[0].host.family
+        self._runners = [tuple(SeedRunner(cell, family, host.ops, self._watch) for cell in cells) for cells in find_cells(models)]
         device = next(models[0].parameters()).device
         self._lines = [_Line(runners, len(models), device) for runners in self._runners]
         self._slots_behind: dict[int, list[int]] = {}
@@ -86,23 +90,29 @@ class Population:
         """Bring inputs [K, B, …] into the layout in which the population computes."""
         return self._host.arrange(x)
 
-    def forward(self, x: Tensor, surroundings: Surroundings = no_surroundings) -> Tensor:
+    def forward(self, x: Tensor, surroundings: Surroundings = no_surroundings, *, holds_alphas: bool = False) -> Tensor:
         """Logits [K, B, classes] or [K, B, T, classes] in training, differentiable with respect to `storage.leaf`.
 
         Args:
             x: Inputs of every member, arranged.
             surroundings: For seeds that run member by member.
+            holds_alphas: Read from tensors how far seeds are blended in, as of the last `refresh_alphas`.
         """
         host, tensors = self._tensors(with_grad=True)
 
         def visit(segment: int, h: Tensor) -> Tensor:
             for slot in self._slots_behind.get(segment, ()):
                 if self._runners[slot]:
-                    h = self._grow(h, slot, tensors[slot], surroundings)
+                    h = self._grow(h, slot, tensors[slot], surroundings, holds_alphas=holds_alphas)
             return h
 
         layers = self._host_plan.bind(host)
         return self._host.run(lambda: layers, x, visit)
+
+    def refresh_alphas(self) -> None:
+        """Look how far seeds are blended in by now, for passes that read it from tensors."""
+        for runner in chain.from_iterable(self._runners):
+            runner.refresh_alphas()
 
     def trace(self, x: Tensor) -> Trace:
         """Run as in evaluation with all seeds on, with gradients, and keep what a probe asks for.
@@ -139,7 +149,13 @@ class Population:
 
         Returns:
             Logits [R, B, …] of the networks that differ, and for every member the row of each of its configurations.
+
+        Raises:
+            ValueError: If a member has no configuration.
+            IndexError: If a configuration names a slot that does not exist.
         """
+        for own in configurations:
+            require_slots(own, len(self._runners))
         host, tensors = self._tensors(with_grad=False)
         branches = Branches(configurations, self._runners, tensors)
 
@@ -165,6 +181,15 @@ class Population:
         layers = [model.get_submodule(spec.layer_id) for spec in self.models[0].host.layer_specs()]
         return [[places[id(parameter)] for parameter in layer.parameters()] for layer in layers]
 
+    @property
+    def own_modules(self) -> tuple[nn.Module, ...]:
+        """Seeds that run member by member, because their blueprints have no formula for all at once."""
+        return tuple(module for runners in self._runners for runner in runners for module in runner.own_modules)
+
+    def naming_faults(self) -> AbstractContextManager[None]:
+        """A block with a backward pass; what fails there in a seed is raised as a `BlueprintError` that names the member."""
+        return self._watch.naming(lambda culprit, error: failure([culprit], error, doing="running backward"))
+
     def _tensors(self, *, with_grad: bool) -> tuple[list[Tensor], list[list[list[Stack]]]]:
         """Parameters of the host, and of every runner of every slot, members in front."""
         host, *rest = self.storage.stacked(with_grad=with_grad)
@@ -175,15 +200,18 @@ class Population:
     def _evaluating(self) -> Iterator[None]:
         """Evaluation mode for seeds that run member by member."""
         with ExitStack() as stack:
-            for module in (module for runners in self._runners for runner in runners for module in runner.own_modules):
+            for module in self.own_modules:
                 stack.enter_context(evaluating(module))
             yield
 
-    def _grow(self, h: Tensor, slot: int, tensors: Sequence[Sequence[Stack]], surroundings: Surroundings) -> Tensor:
+    def _grow(self, h: Tensor, slot: int, tensors: Sequence[Sequence[Stack]], surroundings: Surroundings, *, holds_alphas: bool) -> Tensor:
         """Run the seeds behind one slot, and pass the members by that have none."""
         runners, line = self._runners[slot], self._lines[slot]
         *parts, passed = line.arrange(h).split(line.sizes)
-        grown = [runner.run(part, own, surroundings=surroundings) for runner, part, own in zip(runners, parts, tensors, strict=True)]
+        grown = [
+            runner.run(part, own, surroundings=surroundings, holds_alphas=holds_alphas)
+            for runner, part, own in zip(runners, parts, tensors, strict=True)
+        ]
         joined = torch.cat([*grown, passed]) if len(passed) else (torch.cat(grown) if len(grown) > 1 else grown[0])
         return line.restore(joined)
 

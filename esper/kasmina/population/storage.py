@@ -28,6 +28,8 @@ class Block:
     learns: bool
     num_apart: int = 0
     """How many parameters of a row, from the first, are cut row by row, because each member uses them in its own way."""
+    incubating: tuple[int | None, ...] = ()
+    """Of every row, the slot whose seed it is, if that seed learns without being heard; empty where none does."""
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
@@ -95,6 +97,9 @@ class Storage:
         self._resting = [column.of(self.flat) for column in self._columns[self._num_learning_columns :]]
         self._learning_blocks = [block for block in self.blocks if block.learns and block.size]
         self._members = [bring(torch.tensor(block.members), self.flat.device) for block in self._learning_blocks]
+        self.incubating = tuple((member, slot) for block in self._learning_blocks for member, slot in _incubating(block))
+        """Member and slot of every seed that learns without being heard."""
+        self._apart: list[Tensor] | None = None
         self._handed: tuple[Tensor, list[Tensor]] | None = None
 
     def is_in_use(self) -> bool:
@@ -141,21 +146,42 @@ class Storage:
 
     def square_sums(self, values: Tensor, num_members: int) -> Tensor:
         """Sum of squares of what belongs to each member, [K], of a tensor shaped as `leaf`."""
-        total = values.new_zeros(num_members)
-        for members, piece in self._by_member(values):
-            total.index_add_(0, members, piece.square().sum(1))
+        return self._square_sums(values, self._members, num_members)
+
+    def square_sums_apart(self, values: Tensor, num_members: int) -> Tensor:
+        """The same of what is heard, [K], and behind it of every seed in `incubating`, [I]."""
+        return self._square_sums(values, self._groups(num_members), num_members + len(self.incubating))
+
+    def scale_apart(self, values: Tensor, factors: Tensor, num_members: int) -> None:
+        """Multiply, in place, what is heard of each member by its factor, and every seed in `incubating` by its own, [K + I]."""
+        for groups, piece in zip(self._groups(num_members), self._rows(values), strict=True):
+            piece.mul_(factors.index_select(0, groups)[:, None])
+
+    def _square_sums(self, values: Tensor, groups: Sequence[Tensor], num_groups: int) -> Tensor:
+        total = values.new_zeros(num_groups)
+        for own, piece in zip(groups, self._rows(values), strict=True):
+            total.index_add_(0, own, piece.square().sum(1))
         return total
 
-    def scale(self, values: Tensor, factors: Tensor) -> None:
-        """Multiply, in place, what belongs to each member by its factor [K]."""
-        for members, piece in self._by_member(values):
-            piece.mul_(factors.index_select(0, members)[:, None])
+    def _groups(self, num_members: int) -> list[Tensor]:
+        """Of every block that learns, the group of each row: its member's, or one of its own if it is not heard."""
+        if not self.incubating:
+            return self._members
+        if self._apart is None:
+            groups, last = [], num_members
+            for block in self._learning_blocks:
+                own = list(block.members)
+                for row, slot in enumerate(block.incubating):
+                    if slot is not None:
+                        own[row], last = last, last + 1
+                groups.append(bring(torch.tensor(own), self.flat.device))
+            self._apart = groups
+        return self._apart
 
-    def _by_member(self, values: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Of every block that learns, its members [rows] and what belongs to them [rows, numbers]."""
+    def _rows(self, values: Tensor) -> list[Tensor]:
+        """Of every block that learns, what belongs to its rows [rows, numbers]."""
         pieces = values.split([block.size for block in self._learning_blocks])
-        rows = (piece.view(len(block.rows), -1) for block, piece in zip(self._learning_blocks, pieces, strict=True))
-        return list(zip(self._members, rows, strict=True))
+        return [piece.view(len(block.rows), -1) for block, piece in zip(self._learning_blocks, pieces, strict=True)]
 
 
 def _columns(blocks: Sequence[Block]) -> tuple[list[Column], list[list[int]]]:
@@ -177,6 +203,11 @@ def _columns(blocks: Sequence[Block]) -> tuple[list[Column], list[list[int]]]:
         start += (num_rows - 1) * stride
         first += num_rows * size
     return columns, places
+
+
+def _incubating(block: Block) -> list[tuple[int, int]]:
+    """Member and slot of every row that learns without being heard."""
+    return [(member, slot) for member, slot in zip(block.members, block.incubating, strict=False) if slot is not None]
 
 
 def _num_columns(block: Block) -> int:

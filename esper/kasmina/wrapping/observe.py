@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from esper.leyline.host import WrapError as WrapError
 from esper.leyline.rng import SeedTree
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 
 TOLERANCE_ULPS = 1000
 """Rounding steps of the largest value by which two results may differ and still count as equal."""
-
-
-class WrapError(ValueError):
-    """A model, slot or input that cannot be wrapped; the message says what would be right."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,9 +89,11 @@ class RunFinishedPayload(Payload):
     episodes: int
     env_steps: int
     wall_sec: float
-    env_steps_per_sec: float
+    """Since the run began or was resumed."""
+    env_steps_per_sec: float | None
+    """Over the rounds played since then; None if there were none."""
     stop_reason: str
-    """`completed`, `interrupted` or `failed`."""
+    """`completed`, `interrupted`, `failed`, or `stopped` where a sweep ended it."""
     checkpoint_path: str | None = None
     num_events_dropped: int | None = None
     num_parts_lost: int = 0

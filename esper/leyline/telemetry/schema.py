@@ -28,6 +28,13 @@ _ENVELOPE = {
 }
 ENVELOPE_COLUMNS = tuple(_ENVELOPE)
 """Columns that every table begins with."""
+ORIGIN_FIELDS = (
+    pa.field("producer", pa.string()),
+    pa.field("incarnation", pa.int64()),
+    pa.field("seq", pa.int64()),
+)
+"""Columns that every stored table ends with: which batch a row came in."""
+ORIGIN_COLUMNS = tuple(field.name for field in ORIGIN_FIELDS)
 _SCALARS = {
     bool: pa.bool_(),
     int: pa.int64(),
@@ -48,6 +55,12 @@ def event_schema(event_type: TelemetryEventType) -> pa.Schema:
     kinds = field_types(PAYLOAD_CLASSES[event_type])
     own = [arrow_field(name, kind) for name, kind in kinds.items() if name not in _ENVELOPE]
     return pa.schema([*_ENVELOPE.values(), *own], metadata={"event_type": event_type.name})
+
+
+def stored_schema(schema: pa.Schema) -> pa.Schema:
+    """Columns of the table that holds batches of `schema`: timestamps as UTC without zone, and the origin."""
+    fields = [f.with_type(pa.timestamp(f.type.unit)) if pa.types.is_timestamp(f.type) else f for f in schema]
+    return pa.schema([*fields, *ORIGIN_FIELDS])
 
 
 def arrow_field(name: str, kind: Any) -> pa.Field:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from esper.leyline.gradient_health import norm_share
 from esper.leyline.signals import stage_scalar
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 SEED_TELEMETRY_SCHEMA_VERSION = 1
 SEED_FEATURE_DIM = 10
-_GRADIENT_NORM_RANGE = 10.0
 _STAGE_EPOCHS_RANGE = 50
 _ACCURACY_DELTA_RANGE = 10.0
 
@@ -54,9 +53,8 @@ class SeedTelemetry:
         clip(accuracy difference/10, ±1) · (stage − 1)/6 clamped · alpha · epoch/max_epochs. Unmeasured is 0 here and False
         in `feature_mask`; a NaN gradient norm counts as the largest.
         """
-        norm = 0.0 if self.gradient_norm is None else self.gradient_norm
         return [
-            1.0 if math.isnan(norm) else min(norm, _GRADIENT_NORM_RANGE) / _GRADIENT_NORM_RANGE,
+            norm_share(0.0 if self.gradient_norm is None else self.gradient_norm),
             self.gradient_health or 0.0,
             float(self.has_vanishing or False),
             float(self.has_exploding or False),

@@ -14,11 +14,12 @@ class TamiyoPolicyUpdatePayload(Payload):
 
     policy_loss: float
     value_loss: float
-    entropy: float
-    grad_norm: float
-    """After clipping; infinite on an overflow under mixed precision."""
-    kl_divergence: float
-    clip_fraction: float
+    entropy: float | None
+    """None, as all that compares policies, where every step was forced."""
+    grad_norm: float | None
+    """After clipping; infinite on an overflow under mixed precision, None where no step was taken."""
+    kl_divergence: float | None
+    clip_fraction: float | None
     nan_grad_count: int
     explained_variance: float | None = None
     """1 − Var(return − value) / Var(return); NaN where returns do not vary."""

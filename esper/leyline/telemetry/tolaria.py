@@ -92,11 +92,12 @@ class TolariaRollbackPayload(Payload):
     device: str
     reason: str
     loss_at_panic: float
+    """NaN where a seed failed before there was a loss."""
     loss_threshold: float | None
     """None before there was enough history to have one."""
     consecutive_panics: int
     panic_reason: str | None = None
-    """`governor_nan`, `governor_lobotomy`, `governor_divergence` or `governor_rollback`."""
+    """`governor_nan`, `governor_lobotomy`, `governor_divergence`, `governor_blueprint` or `governor_rollback`."""
     penalty: float | None = None
     """In reward units."""
     penalty_normalised: float | None = None

@@ -123,10 +123,10 @@ class ConsoleSink:
             f"round {row['batch_idx']:>3}",
             f"episodes {row['episodes_completed']}/{row['total_episodes']}",
             f"{number(row['env_steps_per_sec'], '.0f')} env-steps/s",
-            f"utility {number(utility, '.1f')}",
+            f"utility {number(utility, 'z.1f')}",
             f"accuracy {number(row['avg_accuracy'], '.1f')} %",
-            f"explained variance {number(self._update.get('explained_variance'), '.2f')}",
-            f"entropy {number(self._update.get('entropy'), '.2f')}",
+            f"explained variance {number(self._update.get('explained_variance'), 'z.2f')}",
+            f"entropy {number(self._update.get('entropy'), 'z.2f')}",
             f"grew {self._describe_growth()}",
         ]
         self._console.print(Text("  ".join(parts)), soft_wrap=True)
@@ -145,6 +145,8 @@ class ConsoleSink:
         amount = f"{row['episodes']} episodes, {row['env_steps']} env steps"
         line = f"{row['stop_reason']}: {amount} in {row['wall_sec']:.0f} s ({speed} env-steps/s)"
         self._console.print(Text(line, style="bold"))
+        if row["num_events_dropped"]:
+            self._console.print(Text(f"  telemetry lost  {row['num_events_dropped']} events in all: its buffers were full", style="red"))
 
 
 def number(value: float | None, form: str) -> str:

@@ -17,7 +17,7 @@ from esper.leyline.telemetry.schema import table_name
 from esper.nissa.marks import ABANDONED, HighWaterMarks
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.copies import Copy, copy_database, remove, smaller_copy
-from esper.nissa.sinks.opening import open_file
+from esper.nissa.sinks.opening import LOCK_PATIENCE_SEC, open_file
 from esper.nissa.sinks.tables import ensure_tables, event_tables, registered, stored_rows
 from esper.nissa.wire import encode, identity_of
 
@@ -64,9 +64,10 @@ class DuckDBSink:
         path: The file; made if missing.
         views: `CREATE OR REPLACE VIEW` statements, run at every opening.
         min_free_bytes: Free disk space below which writing is refused.
+        lock_patience_sec: Longest wait for another process that holds the file.
 
     Raises:
-        SinkUnavailableError: If the file is locked by another process, is not a DuckDB file, or is of a newer version.
+        SinkUnavailableError: If the file stays locked by another process, is not a DuckDB file, or is of a newer version.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class DuckDBSink:
         *,
         views: Sequence[str] = (),
         min_free_bytes: int = MIN_FREE_BYTES,
+        lock_patience_sec: float = LOCK_PATIENCE_SEC,
     ) -> None:
         self._path = Path(path)
         self._min_free_bytes = min_free_bytes
@@ -87,7 +89,7 @@ class DuckDBSink:
         self._is_broken = False
         self._refusal: str | None = None
         self._connection: Any = None
-        self._start()
+        self._start(lock_patience_sec)
 
     def fresh(self, batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
         """Those of `batches`, in order, that are neither stored yet nor ahead of a missing one."""
@@ -171,6 +173,15 @@ class DuckDBSink:
                     self._connection.execute("INSERT INTO high_water_marks VALUES (?, ?, ?, 0)", [*key, ABANDONED])
             self._marks.abandon(source, incarnation)
         return num_deleted
+
+    def note_incident(self, kind: str, detail: str) -> None:
+        """Record that something went wrong with telemetry itself.
+
+        Raises:
+            SinkUnavailableError: If the file cannot be written.
+        """
+        with self._refusing(), self._transaction():
+            self._connection.execute("INSERT INTO incidents VALUES (now()::TIMESTAMP, ?, ?)", [kind, detail])
 
     def forget_groups(self, is_forgotten: Callable[[str], bool], *, before_incarnation: int) -> int:
         """Delete events of earlier lives that are about to happen again, or have.
@@ -258,8 +269,8 @@ class DuckDBSink:
         if compact is not None:
             os.replace(compact, self._path)
 
-    def _start(self) -> None:
-        self._connection, quarantined = open_file(self._path, self._scratch)
+    def _start(self, lock_patience_sec: float = 0.0) -> None:
+        self._connection, quarantined = open_file(self._path, self._scratch, patience_sec=lock_patience_sec)
         self.quarantined_wal = quarantined or self.quarantined_wal
         self._prepare(self._views, quarantined)
         rows = self._connection.execute("SELECT source, incarnation, seq FROM high_water_marks").fetchall()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from esper.leyline.telemetry.schema import is_legacy_twin
@@ -55,9 +56,7 @@ class FanOutSink:
         return self._primary.high_water_mark(source, incarnation)
 
     def close(self) -> None:
-        """Close the watchers, then the primary, whatever happens to a watcher."""
-        try:
-            for watcher in self._watchers:
-                watcher.close()
-        finally:
-            self._primary.close()
+        """Close the watchers, then the primary, whatever happens to one of them."""
+        with ExitStack() as stack:
+            for one in (self._primary, *reversed(self._watchers)):
+                stack.callback(one.close)

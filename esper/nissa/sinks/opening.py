@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -27,25 +28,47 @@ SETTINGS = {
 """Settings of every connection, since any may serve a reader."""
 
 
-def open_file(path: Path, scratch: Path) -> tuple[Any, Path | None]:
+LOCK_PATIENCE_SEC = 30.0
+"""Longest wait for another process to let go of the file: a reader that looks into it, or a predecessor that is dying."""
+LOCK_RETRY_SEC = 0.25
+
+
+def open_file(path: Path, scratch: Path, *, patience_sec: float = 0.0) -> tuple[Any, Path | None]:
     """Open `path` so that no other file but `scratch` can be reached from its connections.
+
+    Args:
+        path: The file.
+        scratch: Where copies of it are made.
+        patience_sec: Longest wait for another process that holds the file.
 
     Returns:
         The connection, and where an unreadable write-ahead log was moved; None if all was well.
 
     Raises:
-        SinkUnavailableError: If the file is locked by another process or is not a DuckDB file.
+        SinkUnavailableError: If the file stays locked by another process or is not a DuckDB file.
     """
     wal = path.with_name(f"{path.name}.wal")
-    try:
-        return _connect(path, scratch), None
-    except duckdb.Error as error:
-        if not (wal.exists() and "WAL" in str(error)):
-            raise SinkUnavailableError(f"{path} cannot be opened for writing: {error}") from error
-        quarantined = wal.with_name(f"{wal.name}.corrupt-{time.time_ns()}")
-        wal.rename(quarantined)
-        logger.error("%s had an unreadable log; it is kept as %s and its last rows are missing: %s", path, quarantined, error)
-    return _connect(path, scratch), quarantined
+    deadline = time.monotonic() + patience_sec
+    while True:
+        try:
+            return _connect(path, scratch), None
+        except duckdb.Error as error:
+            complaint = re.sub(r'"[^"]*"', "", str(error))  # names of files say nothing about the reason
+            if "Could not set lock" in complaint or "Conflicting lock" in complaint:
+                _wait_for_lock(path, error, deadline)
+                continue
+            if not (wal.exists() and "WAL" in complaint):
+                raise SinkUnavailableError(f"{path} cannot be opened for writing: {error}") from error
+            quarantined = wal.with_name(f"{wal.name}.corrupt-{time.time_ns()}")
+            wal.rename(quarantined)
+            logger.error("%s had an unreadable log; it is kept as %s and its last rows are missing: %s", path, quarantined, error)
+            return _connect(path, scratch), quarantined
+
+
+def _wait_for_lock(path: Path, error: duckdb.Error, deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise SinkUnavailableError(f"{path} cannot be opened for writing while another process holds it: {error}") from error
+    time.sleep(LOCK_RETRY_SEC)
 
 
 def _connect(path: Path, scratch: Path) -> Any:

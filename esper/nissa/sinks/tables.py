@@ -9,30 +9,17 @@ import numpy as np
 import pyarrow as pa
 
 from esper.leyline.telemetry.event import TelemetryEventType
-from esper.leyline.telemetry.schema import event_schema, table_name
+from esper.leyline.telemetry.schema import ORIGIN_FIELDS, event_schema, stored_schema, table_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from esper.nissa.wire import BatchId
 
-ORIGIN_FIELDS = (
-    pa.field("producer", pa.string()),
-    pa.field("incarnation", pa.int64()),
-    pa.field("seq", pa.int64()),
-)
-"""Columns that say which batch a row came in."""
-
 
 def event_tables() -> dict[str, pa.Schema]:
     """Table → columns, for every event type."""
     return {table_name(event_type): stored_schema(event_schema(event_type)) for event_type in TelemetryEventType}
-
-
-def stored_schema(schema: pa.Schema) -> pa.Schema:
-    """Columns of the table that holds batches of `schema`: timestamps as UTC without zone, and the origin."""
-    fields = [f.with_type(pa.timestamp(f.type.unit)) if pa.types.is_timestamp(f.type) else f for f in schema]
-    return pa.schema([*fields, *ORIGIN_FIELDS])
 
 
 def stored_rows(batches: Sequence[pa.RecordBatch], identities: Sequence[BatchId]) -> pa.Table:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,7 @@ import wandb
 from esper.leyline.telemetry.event import TelemetryEventType, parse_event_type
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.wandb_keys import CHARTS, STACKED, STEP_KEY, points, stacked, training_rows
-from esper.nissa.sinks.wandb_label import RunLabel, logged_env_steps, note_logged, resolve_mode, run_id
+from esper.nissa.sinks.wandb_label import RunLabel, explain_mode, logged_env_steps, note_logged, resolve_mode, run_id
 from esper.nissa.wire import identity_of
 
 if TYPE_CHECKING:
@@ -38,8 +39,11 @@ def open_wandb(
     wanted: Literal["offline", "online"], project: str, *, folder: Path, label: RunLabel, config: Mapping[str, Any]
 ) -> WandbSink:
     """Start logging as `wanted`, or offline where there is no key; arguments as for `WandbSink`."""
-    mode = resolve_mode(wanted, os.environ, wandb.Settings().base_url)
-    return WandbSink(project, mode, folder=folder, label=label, config=config)
+    base_url = wandb.Settings().base_url
+    mode = resolve_mode(wanted, os.environ, base_url)
+    sink = WandbSink(project, mode, folder=folder, label=label, config=config)
+    sink.note = explain_mode(wanted, mode, os.environ, base_url)
+    return sink
 
 
 class WandbSink:
@@ -65,6 +69,8 @@ class WandbSink:
         config: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.note = ""
+        """What the user should know; empty if all is as it was asked for."""
         folder.mkdir(parents=True, exist_ok=True)
         self._owns_data_dir = DATA_DIR not in os.environ
         if self._owns_data_dir:
@@ -130,8 +136,15 @@ class WandbSink:
             note_logged(self._folder, max(self._env_steps, self._first_env_steps))
 
     def close(self) -> None:
-        """Log the rest, draw the charts, and end the run."""
-        self.flush()
+        """Log the rest, draw the charts, and end the run, whatever becomes of the rest."""
+        with ExitStack() as stack:
+            if self._owns_data_dir:
+                stack.callback(os.environ.pop, DATA_DIR, None)
+            stack.callback(self._run.finish)
+            self.flush()
+            self._log_summaries()
+
+    def _log_summaries(self) -> None:
         for title, keys in CHARTS.items():
             series = {key: self._history[key] for key in keys if self._history[key]}
             if series:
@@ -139,9 +152,6 @@ class WandbSink:
                 self._run.log({f"charts/{title}": _chart(title, lines), STEP_KEY: self._env_steps})
         if self._evaluated:
             self._run.log({POLICIES_KEY: _policy_table(pa.concat_tables(self._evaluated)), STEP_KEY: self._env_steps})
-        self._run.finish()
-        if self._owns_data_dir:
-            os.environ.pop(DATA_DIR, None)
 
     def _log_rows(self, event_type: TelemetryEventType, table: pa.Table) -> None:
         rows = training_rows(table)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from esper.leyline.actions import HEAD_NAMES
 from esper.leyline.telemetry.event import TelemetryEventType, event_domain
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 STEP_KEY = "env_steps"
 """The x axis of every chart."""
-HEADS = ("op", "slot", "blueprint", "style", "tempo", "alpha_target", "alpha_speed", "alpha_curve")
 _GROUP_OF_DOMAIN = {"tamiyo": "tamiyo", "tolaria": "tolaria", "simic": "simic", "kasmina": "kasmina", "infra": "infra", "run": "infra"}
 _LOGGED_ROW_BY_ROW = frozenset(
     {
@@ -39,7 +39,7 @@ CHARTS: Mapping[str, tuple[str, ...]] = {
     "Gradient health": ("tamiyo/pre_clip_grad_norm", "tamiyo/grad_norm"),
     "Trust region": ("tamiyo/kl_divergence", "tamiyo/approx_kl_max", "tamiyo/clip_fraction"),
     "Value quality": ("tamiyo/explained_variance", "tamiyo/value_target_correlation"),
-    "Entropy by head": tuple(f"tamiyo/head_{head}_entropy" for head in HEADS),
+    "Entropy by head": tuple(f"tamiyo/head_{head}_entropy" for head in HEAD_NAMES),
     "Infrastructure": (
         "infra/gpu_utilization_pct",
         "infra/cuda_memory_active_gb",

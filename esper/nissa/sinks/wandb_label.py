@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import netrc
 import os
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 Mode = Literal["offline", "online", "disabled"]
 _ID_FILE, _PROGRESS_FILE = "run_id", "logged_env_steps"
@@ -44,9 +41,17 @@ def resolve_mode(wanted: Literal["offline", "online"], environ: Mapping[str, str
     if override in ("offline", "disabled"):
         return override  # type: ignore[return-value]
     if wanted == "online" and not environ.get("WANDB_API_KEY") and not _has_netrc_key(base_url):
-        logger.warning("no Weights & Biases key for %s: logging offline; upload later with `wandb sync`", base_url)
         return "offline"
     return wanted
+
+
+def explain_mode(wanted: Literal["offline", "online"], mode: Mode, environ: Mapping[str, str], base_url: str) -> str:
+    """Why a run is not logged as it was asked for; empty if it is."""
+    if wanted == mode:
+        return ""
+    if environ.get("WANDB_MODE") == mode:
+        return f"Weights & Biases: WANDB_MODE={mode} overrides telemetry.wandb={wanted}"
+    return f"Weights & Biases: there is no key for {base_url}, so that this run is logged offline; upload it later with `wandb sync`"
 
 
 def run_id(folder: Path) -> str:

@@ -35,7 +35,7 @@ def compute_reward(
     Returns:
         Components whose `PARTS` add up to `total_reward`.
     """
-    if _is_rolled_back(after):
+    if after.is_rolled_back:
         components = _rollback(config, before, after, gamma)
     elif config.mode == "utility":
         components = utility_mode(config, before, after, gamma)
@@ -50,10 +50,6 @@ def compute_reward(
         utility=utility(after, config),
         growth_ratio=rent(after.seed_params, after.host_params, "linear"),
     )
-
-
-def _is_rolled_back(report: TrialReport) -> bool:
-    return report.verdict is not None and report.verdict.panic is not None
 
 
 def _rollback(config: RewardConfig, before: TrialReport, after: TrialReport, gamma: float) -> RewardComponents:

@@ -7,8 +7,9 @@ accuracy with every seed off. All in points; None is unmeasured, pays nothing an
 from __future__ import annotations
 
 import math
-from itertools import combinations
 from typing import TYPE_CHECKING
+
+from esper.simic.attribution import pair_interactions
 
 if TYPE_CHECKING:
     from esper.leyline.reports import TrialReport
@@ -85,11 +86,6 @@ def interaction_sum(report: TrialReport) -> float | None:
     table = report.counterfactuals
     if table is None:
         return None
-    known = dict(zip(table.configurations, table.accuracies, strict=True))
-    slots = sorted({slot for configuration in known for slot in configuration})
-    terms = [
-        known[i, j] - known[(i,)] - known[(j,)] + known[()]
-        for i, j in combinations(slots, 2)
-        if all(c in known for c in ((i, j), (i,), (j,), ()))
-    ]
+    slots = sorted({slot for configuration in table.configurations for slot in configuration})
+    terms = pair_interactions(table, slots).values()
     return sum(terms) if terms else None

@@ -133,12 +133,14 @@ class CommandLedger:
             return FieldOutcome.ABORTED, trouble
         if watched < self._config.window_epochs and not report.done:
             return None
-        delta = report.val_accuracy - entry.before.val_accuracy
-        if delta >= self._config.success_points:
-            return FieldOutcome.SUCCESS, ""
-        if delta <= -self._config.regression_points:
-            return FieldOutcome.REGRESSION, ""
-        return FieldOutcome.NEUTRAL, ""
+        gained = report.val_accuracy - entry.before.val_accuracy
+        return self._outcome(gained, is_success=gained >= self._config.success_points), ""
+
+    def _outcome(self, gained: float, *, is_success: bool) -> FieldOutcome:
+        """What a change of validation accuracy, in points, came to; a regression is never a success."""
+        if gained <= -self._config.regression_points:
+            return FieldOutcome.REGRESSION
+        return FieldOutcome.SUCCESS if is_success else FieldOutcome.NEUTRAL
 
     def _tell(self, run_id: str, entry: _Entry, report: TrialReport, verdict: tuple[FieldOutcome, str]) -> FieldReport:
         outcome, note = verdict
@@ -167,15 +169,9 @@ class CommandLedger:
     def _tell_life(self, run_id: str, ended: EndedLife) -> FieldReport:
         life = ended.life
         gained = life.total_improvement
-        if life.success and gained > -self._config.regression_points:
-            outcome = FieldOutcome.SUCCESS
-        elif gained <= -self._config.regression_points:
-            outcome = FieldOutcome.REGRESSION
-        else:
-            outcome = FieldOutcome.NEUTRAL
         return FieldReport(
             report_id=str(uuid4()),
-            outcome=outcome,
+            outcome=self._outcome(gained, is_success=life.success),
             tamiyo_policy_version=ended.policy_version,
             observation_window_epochs=life.completed_epoch - life.germinated_epoch,
             metrics=_measured(

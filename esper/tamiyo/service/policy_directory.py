@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
+from torch import Generator
 
 from esper.leyline.load import ConfigError, dump
 from esper.leyline.load import load as load_config
 from esper.leyline.masks import GrowthLimits
-from esper.leyline.rng import SeedTree
 from esper.tamiyo.config import TamiyoGNNConfig
 from esper.tamiyo.norms import FeatureNorms, MetricNormalisation
 from esper.tamiyo.policy import TamiyoPolicy
 from esper.tamiyo.registries import Registries, Registry, RegistryError
+from esper.tamiyo.service.own_draws import OwnDraws
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -248,14 +249,15 @@ def _build(path: Path, manifest: Mapping[str, Any], weights: bytes, *, device: s
         raise PolicyRejectedError(path, Rejection.ARCHITECTURE, f"{_MANIFEST}: {error}") from error
     except SafetensorError as error:
         raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{_WEIGHTS}: {error}") from error
-    with SeedTree(0).torch_scope():
-        policy = TamiyoPolicy(replace(stored, device=device, compile=is_compiled))
+    with OwnDraws(Generator()):
+        policy = TamiyoPolicy(replace(stored, device="cpu", compile=False))
     problem = _misfit(policy.state_dict(), tensors)
     if problem:
         raise PolicyRejectedError(path, Rejection.WEIGHTS, f"{_WEIGHTS}: {problem}")
     policy.load_state_dict(tensors)
-    policy.eval()
-    return policy.requires_grad_(False)
+    policy.eval().requires_grad_(False)
+    policy.run_on(device, is_compiled=is_compiled, group_size=1)
+    return policy
 
 
 def _misfit(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str:

@@ -15,7 +15,7 @@ from esper.leyline.alpha import BLENDING_METHODS, AlphaMode
 from esper.leyline.masks import GrowthLimits, SlotView, compute_masks
 from esper.leyline.packets import HostDescription
 from esper.leyline.reports import FieldReport, SlotReport, TrialReport
-from esper.leyline.schemas import AdaptationCommand, CommandType, RiskLevel
+from esper.leyline.schemas import RISK_LEVELS, AdaptationCommand, CommandType
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType
 from esper.tamiyo.continuous import POLICY_PARAMS
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 ANONYMOUS_RUN = "default"
 """Run of packets that name none."""
-RISK_LEVELS = tuple(sorted(RiskLevel))
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class TamiyoService:
         command = service.evaluate_step(packet)
         service.update_policy(Path("newer"))       # from any thread, at any time
 
-    `evaluate_step` and `update_policy` may be called from several threads. A step uses the policy that is served when it begins; a
+    Everything may be called from several threads. A step uses the policy that is served when it begins; a
     policy is exchanged between steps by replacing one reference, so no step waits for it and none sees two.
 
     Args:
@@ -149,12 +148,13 @@ class TamiyoService:
 
     def register_host(self, run_id: str, host: HostDescription) -> None:
         """Describe the network that a run trains; packets of runs without a description are answered with less knowledge."""
-        self._hosts = {**self._hosts, run_id: host}
+        with self._books:
+            self._hosts[run_id] = host
 
     def forget_run(self, run_id: str) -> list[FieldReport]:
         """Stop watching a run and forget its host; its open commands are ABORTED."""
-        self._hosts = {name: host for name, host in self._hosts.items() if name != run_id}
         with self._books:
+            self._hosts.pop(run_id, None)
             told = self._ledger.close(run_id)
             self._tell(tell_outcomes(told))
         return told
@@ -192,7 +192,8 @@ class TamiyoService:
         began = time.perf_counter()
         served = self._policy()
         run_id = packet.training_run_id or ANONYMOUS_RUN
-        host = self._hosts.get(run_id)
+        with self._books:
+            host = self._hosts.get(run_id)
         report = report_from_packet(packet, host, limits=served.stored.observing.limits)
         if (host is not None or packet.max_epochs is not None) and report.epoch >= report.max_epochs:
             report = replace(report, done=True)

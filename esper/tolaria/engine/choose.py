@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -86,14 +87,19 @@ def make_trainer(config: EngineConfig) -> Trainer:
     if config.kind == "sequential":
         return OneByOne()
     if config.kind == "population":
-        return Together(lambda _: True, insists=True)
+        return Together(insists=True)
     table = read_table()
-    return Together(
-        lambda members: choose_for(members, table).runs_as_one if is_on_cpu(members) else len(members) > 1,
-        at_most=lambda members: choose_for(members, table).at_most if is_on_cpu(members) else len(members),
-    )
+
+    def at_most(members: Sequence[Engine]) -> int:
+        if not is_on_cpu(members):
+            return len(members) if len(members) > 1 else 0
+        choice = choose_for(members, table)
+        return choice.at_most if choice.runs_as_one else 0
+
+    return Together(at_most)
 
 
+@cache
 def read_table() -> tuple[Measurement, ...]:
     """What was measured on a CPU, as shipped."""
     return tuple(Measurement(**row) for row in read_results()["measurements"])

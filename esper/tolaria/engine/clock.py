@@ -46,17 +46,17 @@ class StepClock:
 
     def __init__(self, device: torch.device, *, is_running: bool) -> None:
         self._device = device
-        self._is_running = is_running
+        self.is_running = is_running
         self._laps: list[tuple[str | None, Any]] = []
 
     def lap(self, part: str | None = None) -> None:
         """End a part; None ends what is not told."""
-        if self._is_running:
+        if self.is_running:
             self._laps.append((part, self._now()))
 
     def times(self) -> StepTimes | None:
         """Sums of the laps so far; None if the clock stands. Waits for the GPU."""
-        if not self._is_running:
+        if not self.is_running:
             return None
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

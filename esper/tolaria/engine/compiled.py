@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.slot import Manner, mix_in, seed_input
+from esper.kasmina.slot import Manner, pass_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -45,8 +45,7 @@ def run_host(host: HostProtocol, visits: Mapping[int, tuple[Visit, ...]], x: Ten
 
     def visit(segment: int, value: Tensor) -> Tensor:
         for seed, gate, manner, alpha in visits.get(segment, ()):
-            source = seed_input(value, manner)
-            value = mix_in(value, seed(source).to(value.dtype), source, gate, alpha=alpha, manner=manner)
+            value = pass_seed(value, seed, gate, alpha=alpha, manner=manner)
         return value
 
     return host.run(x, visit)
@@ -111,11 +110,6 @@ class HostSteps:
         self._batch_size = 0
         self._steps_left = 0
 
-    @property
-    def num_compiled(self) -> int:
-        """Structures that run compiled."""
-        return len(self._compiled)
-
     def begin_epoch(self, choice: LayoutChoice, *, batch_size: int, steps_left: int) -> None:
         """Note what the model has become.
 
@@ -126,9 +120,9 @@ class HostSteps:
         """
         self._compile_after, self._must_pay = choice.compile_after, choice.must_pay
         self._batch_size, self._steps_left = batch_size, steps_left
-        if self._compile_after is not None:
-            self._structure = structure_of(self._model)
-            self._visits = visits_of(self._model)
+        may_compile = self._compile_after is not None
+        self._structure = structure_of(self._model) if may_compile else None
+        self._visits = visits_of(self._model) if may_compile else {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a training batch."""
@@ -157,17 +151,25 @@ class HostSteps:
 
     def _run_compiled(self, structure: Hashable, x: Tensor) -> Tensor:
         run = self._graphs.run_for(structure)
-        if structure in self._compiled:
-            return run(self._model.host, self._visits, x)
         try:
             logits = run(self._model.host, self._visits, x)
         except RuntimeError as error:
+            if structure in self._compiled and not _is_of_the_compiler(error):
+                raise
             log.warning("a training step cannot be compiled and stays eager: %s", str(error).strip().splitlines()[0])
+            self._compiled.discard(structure)
             self._refused.add(structure)
             logits = self._model(x)
         else:
             self._compiled.add(structure)
         return logits
+
+
+def _is_of_the_compiler(error: RuntimeError) -> bool:
+    """Whether a step was not run, because a seed that computes otherwise than before was to be compiled again."""
+    from torch._dynamo.exc import TorchDynamoException  # loaded with the first graph
+
+    return isinstance(error, TorchDynamoException)
 
 
 def visits_of(model: MorphogeneticModel) -> dict[int, tuple[Visit, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,15 @@ class _Segment:
     numbers: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What an optimizer knows of its parameters."""
+
+    moments: Mapping[str, Tensor]
+    counts: tuple[int, ...]
+    """How often each was trained."""
+
+
 class FlatOptimizer:
     """Takes over the members' optimizer states: from now on they are views of flat ones.
 
@@ -44,11 +54,23 @@ class FlatOptimizer:
         storage: The population's parameters.
         optimizers: The members' own, in member order.
         config: Which optimizer.
-        learning_rate: Until `step` is told another one.
+        learning_rate: Until it is told another one.
+        is_captured: The rate lies in a tensor, and the library's optimizer reads nothing back, so that a graph can hold its steps.
     """
 
-    def __init__(self, storage: Storage, optimizers: Sequence[torch.optim.Optimizer], config: EngineConfig, learning_rate: float) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        optimizers: Sequence[torch.optim.Optimizer],
+        config: EngineConfig,
+        learning_rate: float,
+        *,
+        is_captured: bool = False,
+    ) -> None:
         self._storage, self._config = storage, config
+        self._rate: float | Tensor = _rate_tensor(learning_rate, storage.leaf.device) if is_captured else learning_rate
+        self.num_divisions = 0
+        """How often the library's optimizer was made anew; graphs that hold steps of an earlier one are of no more use."""
         self._owned = [(optimizers[place.member], place.parameter) for place in storage.places]
         self._has_steps = config.optimizer == "adamw"
         states = [optimizer.state.get(parameter, {}) for optimizer, parameter in self._owned]
@@ -61,7 +83,7 @@ class FlatOptimizer:
         for (optimizer, parameter), state in zip(self._owned, self._states, strict=True):
             optimizer.state[parameter] = state
         self._apart: frozenset[int] = frozenset()
-        self._divide(learning_rate)
+        self._divide()
         self._written: list[tuple[dict[str, Any], tuple[Tensor, int]]] = []
         """Steps as they were told, and how often they had been changed then: reading them would wait for a GPU."""
         self._write_counts()
@@ -73,25 +95,46 @@ class FlatOptimizer:
             return False
         return all(state.get(STEP) is count and count._version == version for state, (count, version) in self._written)
 
-    def step(self, gradient: Tensor, learning_rate: float, unheard: frozenset[int] = frozenset()) -> None:
-        """Update every member's parameters by its part of a gradient with respect to the storage's leaf.
+    def set_rate(self, learning_rate: float) -> None:
+        """Tell the rate of the steps from now on."""
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(learning_rate)
+            return
+        self._rate = learning_rate
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def update(self, gradient: Tensor, unheard: frozenset[int] = frozenset()) -> None:
+        """Update every member's parameters by its part of a gradient with respect to the storage's leaf; `count` it then.
 
         Args:
             gradient: Shaped as the leaf.
-            learning_rate: Of this step.
             unheard: Places of parameters on which the loss did not depend: they stay as they are, as does what is remembered of them.
         """
         if not unheard <= self._apart:
             self._apart |= unheard
             self._count()
-            self._divide(learning_rate)
-        for i, segment in enumerate(self._segments):
-            is_left_out = segment.first_place in unheard
-            segment.numbers.grad = None if is_left_out else gradient[segment.start : segment.stop]
-            self._taken[i] += not is_left_out
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            self._divide()
+        for segment in self._segments:
+            segment.numbers.grad = None if segment.first_place in unheard else gradient[segment.start : segment.stop]
         self._optimizer.step()
+
+    def count(self, unheard: frozenset[int] = frozenset()) -> None:
+        """Note an update, which may have been made by a graph."""
+        for i, segment in enumerate(self._segments):
+            self._taken[i] += segment.first_place not in unheard
+
+    def remember(self) -> Memory:
+        """Copies of what it knows between epochs, for `restore`."""
+        return Memory({name: moment.clone() for name, moment in self._moments.items()}, tuple(self._counts))
+
+    def restore(self, memory: Memory) -> None:
+        """Know again what it knew when `memory` was made of it, and tell the members' own optimizers."""
+        for name, moment in self._moments.items():
+            moment.copy_(memory.moments[name])
+        self._counts = list(memory.counts)
+        self._divide()
+        self._write_counts()
 
     def hand_back(self, learning_rate: float) -> None:
         """Tell the members' own optimizers how many steps were taken, the last at this rate; moments they see anyway."""
@@ -103,18 +146,30 @@ class FlatOptimizer:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
-    def _divide(self, learning_rate: float) -> None:
+    def _divide(self) -> None:
         """Make an optimizer for the segments that there are now."""
         leaf, widths = self._storage.leaf.detach(), [place.width for place in self._storage.places]
         self._segments = list(_segments(leaf, self._counts, widths, self._apart))
         self._taken = [0] * len(self._segments)
         """Steps of every segment that are not yet in the counts of its places."""
-        self._optimizer = make_optimizer([segment.numbers for segment in self._segments], self._config, learning_rate)
+        self._optimizer = self._make_optimizer()
+        self.num_divisions += 1
         for segment in self._segments:
             state = {name: moment[segment.start : segment.stop] for name, moment in self._moments.items()}
             if self._has_steps:
                 state[STEP] = bring(torch.tensor(float(self._counts[segment.first_place])), leaf.device)
             self._optimizer.state[segment.numbers] = state
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        numbers, rate = [segment.numbers for segment in self._segments], self._rate
+        if not isinstance(rate, Tensor):
+            return make_optimizer(numbers, self._config, rate)
+        optimizer = make_optimizer(numbers, self._config, 0.0)
+        for group in optimizer.param_groups:
+            group.update(lr=rate, fused=True)
+            if "capturable" in group:
+                group["capturable"] = rate.is_cuda
+        return optimizer
 
     def _count(self) -> None:
         """Credit the places with the steps that were taken."""
@@ -129,6 +184,11 @@ class FlatOptimizer:
             for state, count in zip(self._states, counts, strict=True):
                 state[STEP] = count
             self._written = [(state, (count, count._version)) for state, count in zip(self._states, counts, strict=True)]
+
+
+def _rate_tensor(learning_rate: float, device: torch.device) -> Tensor:
+    """On a GPU as precise as the library's fused optimizers read it there."""
+    return torch.full((), learning_rate, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
 
 
 def _segments(leaf: Tensor, counts: Sequence[int], widths: Sequence[int], apart: frozenset[int]) -> Iterator[_Segment]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,6 +168,7 @@ def host_traits(model: MorphogeneticModel, dataset: Dataset, batch_size: int) ->
     )
 
 
+@cache
 def read_layouts() -> tuple[LayoutMeasurement, ...]:
     """What was measured, as shipped."""
     return tuple(LayoutMeasurement(**row) for row in read_layout_results()["measurements"])

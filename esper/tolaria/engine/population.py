@@ -9,23 +9,28 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
+from esper.kasmina.faults import BlueprintError
 from esper.kasmina.gradients import gradient_norms
 from esper.kasmina.population.model import Population
 from esper.kasmina.population.probe import probe_population
 from esper.kasmina.transfer import bring
+from esper.leyline.rng import TorchState, torch_state
 from esper.tolaria.engine.base import EpochResult, Evaluation, EvaluationSplit
 from esper.tolaria.engine.batching import join, training_batches
 from esper.tolaria.engine.clock import StepClock
 from esper.tolaria.engine.flat_optimizer import FlatOptimizer
+from esper.tolaria.engine.recording import CudaRecorder, RecordedSteps
+from esper.tolaria.engine.safeguard import Safeguard
 from esper.tolaria.engine.sequential import guesses, learning_rate
+from esper.tolaria.engine.step import TrainingStep, cross_entropies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from esper.kasmina.grad_probe import HostProbe
     from esper.tolaria.engine.base import Engine
+    from esper.tolaria.engine.recording import Recorder
 
 EVALUATION_NUMBERS = 1 << 21
 """Numbers in the widest value of one evaluation pass, all members together and forks apart: about what a core's caches hold."""
@@ -39,54 +44,52 @@ class PopulationEngine:
     Args:
         members: Engines of single hosts with equal plans, settings, hosts' configurations and shapes of data. They may be
             used alone at any time between calls.
+        make_recorder: Makes what records training steps on a device, where the settings want `cuda_graphs`. The last step of an
+            epoch, epochs that are timed, and those in which modules of a user run member by member are never recorded.
 
     Raises:
         ValueError: If the hosts cannot run as one.
+        ConfigError: If steps are to be recorded and the device cannot.
     """
 
-    def __init__(self, members: Sequence[Engine]) -> None:
+    def __init__(self, members: Sequence[Engine], make_recorder: Callable[[torch.device], Recorder] = CudaRecorder) -> None:
         self.members = tuple(members)
         self._population = Population([member.model for member in members])
         self._optimizer: FlatOptimizer | None = None
+        self._step: TrainingStep | None = None
+        self._recorded: RecordedSteps | None = None
+        records = members[0].config.cuda_graphs
+        self._recorder = make_recorder(members[0].dataset.train_x.device) if records else None
 
     def train_epoch(self, epoch: int, *, is_timed: bool = False) -> list[EpochResult]:
-        """Train every member through its data once."""
+        """Train every member through its data once.
+
+        Raises:
+            BlueprintError: If a seed failed. Where it names members, all of them are as they were before.
+        """
         started, clock = time.perf_counter(), StepClock(self.members[0].dataset.train_x.device, is_running=is_timed)
-        first, size = self.members[0], len(self.members)
         self._refresh()
         for member in self.members:
             if not member.model.training:
                 member.model.train()
-        num_batches, streams = -(-len(first.dataset.train_y) // first.plan.batch_size), _Streams(self.members, epoch)
-        device = first.dataset.train_x.device
-        total_loss, num_correct = torch.zeros(size, device=device), torch.zeros(size, dtype=torch.long, device=device)
-        num_labels, num_steps, rate = 0, 0, first.plan.learning_rate
-        optimizer, norms = self._own_optimizer(), None
+        optimizer = self._own_optimizer()
+        step = self._own_step(optimizer)
+        own_modules = self._population.own_modules
+        before = Safeguard(self._population.storage.flat, optimizer, own_modules) if own_modules else None
         try:
-            clock.lap()
-            for x, y in self._batches(epoch):
-                rate = learning_rate(first.config, first.plan, (epoch + num_steps / num_batches) / first.plan.max_epochs)
-                clock.lap("transfer")
-                logits = self._population.forward(self._population.arrange(x), streams.of)
-                losses = _losses(logits, y).mean(1)
-                clock.lap("forward")
-                norms = self._update(optimizer, losses.sum(), clock, rate=rate, is_last=num_steps + 1 == num_batches)
-                num_steps += 1
-                with torch.no_grad():
-                    total_loss += losses.detach() * y[0].numel()
-                    num_correct += (guesses(logits) == y).flatten(1).sum(1)
-                    num_labels += y[0].numel()
-                clock.lap()
-        finally:
-            optimizer.hand_back(rate)
-        assert norms is not None
+            rate = self._run_epoch(epoch, step, optimizer, clock)
+        except BlueprintError as error:
+            if before is None and step.tally.num_steps:
+                raise error.for_members() from error  # some members' numbers have moved on, and nobody knows the old ones
+            if before is not None:
+                before.restore()
+            raise
         self._observe_gradients()
-        figures = torch.stack([total_loss.double() / num_labels, 100.0 * num_correct.double() / num_labels, norms.double()]).tolist()
-        wall_sec, times = (time.perf_counter() - started) / size, clock.times()
-        share = None if times is None else times.divided_by(size)
+        wall_sec, times = (time.perf_counter() - started) / len(self.members), clock.times()
+        share = None if times is None else times.divided_by(len(self.members))
         return [
-            EpochResult(loss, accuracy, norm, learning_rate=rate, num_batches=num_batches, wall_sec=wall_sec, step_times=share)
-            for loss, accuracy, norm in zip(*figures, strict=True)
+            EpochResult(loss, accuracy, norm, rate, num_batches=step.tally.num_steps, wall_sec=wall_sec, step_times=share, clipped=parts)
+            for loss, accuracy, norm, parts in step.tally.figures()
         ]
 
     @torch.no_grad()
@@ -105,7 +108,7 @@ class PopulationEngine:
             owners = bring(torch.tensor(_owners(places)), y.device)
             labels = y.index_select(0, owners)
             hits.append((guesses(logits) == labels).flatten(1))
-            losses.append(_losses(logits, labels))
+            losses.append(cross_entropies(logits, labels))
         correct, count = torch.cat(hits, 1).sum(1), parts[0][1].numel()
         accuracies, means = (100.0 * correct / count).tolist(), torch.cat(losses, 1).mean(1).tolist()
         wall_sec = (time.perf_counter() - started) / len(self.members)
@@ -116,7 +119,8 @@ class PopulationEngine:
         self._refresh()
         count = self.members[0].config.probe_samples
         x, y = (join([part[:count] for part in parts], len(parts)) for parts in zip(*self._training_data(), strict=True))
-        return probe_population(self._population, x, y)
+        with self._population.naming_faults():
+            return probe_population(self._population, x, y)
 
     def _widest(self) -> int:
         """Numbers of one sample where it has the most."""
@@ -131,14 +135,32 @@ class PopulationEngine:
         models = [member.model for member in self.members]
         if not self._population.is_current(models):
             self._population = Population(models)
-            self._optimizer = None
+            self._optimizer = self._step = self._recorded = None
 
     def _own_optimizer(self) -> FlatOptimizer:
         """The members' optimizers as one; taken over anew after a member took steps by itself."""
         if self._optimizer is None or not self._optimizer.is_in_step():
             first, optimizers = self.members[0], [member.optimizer for member in self.members]
-            self._optimizer = FlatOptimizer(self._population.storage, optimizers, first.config, first.plan.learning_rate)
+            is_captured = self._recorder is not None
+            self._optimizer = FlatOptimizer(
+                self._population.storage, optimizers, first.config, first.plan.learning_rate, is_captured=is_captured
+            )
+            self._step = self._recorded = None
         return self._optimizer
+
+    def _own_step(self, optimizer: FlatOptimizer) -> TrainingStep:
+        if self._step is None:
+            limit, holds_alphas = self.members[0].config.max_grad_norm, self._recorder is not None
+            self._step = TrainingStep(self._population, optimizer, max_grad_norm=limit, holds_alphas=holds_alphas)
+        return self._step
+
+    def _recorded_steps(self, step: TrainingStep, optimizer: FlatOptimizer) -> RecordedSteps | None:
+        """What takes the steps of full batches; None where they are not recorded, or run Python of a user that may draw numbers."""
+        if self._recorder is None or self._population.own_modules:
+            return None
+        if self._recorded is None:
+            self._recorded = RecordedSteps(self._recorder, step.compute, lambda: optimizer.num_divisions)
+        return self._recorded
 
     def _observe_gradients(self) -> None:
         """Let every member read its seeds' gradients, all of them measured at once."""
@@ -155,19 +177,27 @@ class PopulationEngine:
         datasets = [member.dataset for member in self.members]
         return training_batches(datasets, torch.stack(orders), self.members[0].plan.batch_size, generators)
 
-    def _update(self, optimizer: FlatOptimizer, loss: Tensor, clock: StepClock, *, rate: float, is_last: bool) -> Tensor | None:
-        """Take one step; returns each member's gradient norm before clipping, where it is known or the step is the last."""
-        storage, limit = self._population.storage, self.members[0].config.max_grad_norm
-        (gradient,) = torch.autograd.grad(loss, storage.leaf)
-        clock.lap("backward")
-        norms = storage.square_sums(gradient, len(self.members)).sqrt() if is_last or limit is not None else None
-        if norms is not None and limit is not None:
-            storage.scale(gradient, (limit / (norms + 1e-6)).clamp(max=1.0))
-        optimizer.step(gradient, rate, storage.unheard())
-        clock.lap("optimizer")
-        if is_last:
-            storage.hand_out(gradient)
-        return norms
+    def _run_epoch(self, epoch: int, step: TrainingStep, optimizer: FlatOptimizer, clock: StepClock) -> float:
+        """Take the steps of an epoch; returns the last one's learning rate."""
+        first, streams, tally = self.members[0], _Streams(self.members, epoch), step.tally
+        num_batches, rate = -(-len(first.dataset.train_y) // first.plan.batch_size), first.plan.learning_rate
+        recorded = None if clock.is_running else self._recorded_steps(step, optimizer)
+        step.begin_epoch()
+        try:
+            clock.lap()
+            for x, y in self._batches(epoch):
+                rate = learning_rate(first.config, first.plan, (epoch + tally.num_steps / num_batches) / first.plan.max_epochs)
+                optimizer.set_rate(rate)
+                clock.lap("transfer")
+                is_last = tally.num_steps + 1 == num_batches
+                if recorded is None or is_last:
+                    step.take(x, y, clock, streams.of, is_last=is_last)
+                else:
+                    recorded.take(x, y)
+                step.count(y)
+        finally:
+            optimizer.hand_back(rate)
+        return rate
 
 
 class _Streams:
@@ -175,34 +205,20 @@ class _Streams:
 
     def __init__(self, members: Sequence[Engine], epoch: int) -> None:
         self._nodes = [member.seeds.child("layers", epoch) for member in members]
-        self._states: dict[int, list[Tensor]] = {}
-        device = members[0].dataset.train_y.device
-        self._gpus = [device] if device.type == "cuda" else []
+        self._states: dict[int, TorchState] = {}
+        self._device = members[0].dataset.train_y.device
 
     @contextmanager
     def of(self, member: int) -> Iterator[None]:
         """A block that draws where the member's last one ended; what it raises is told whose it is."""
         node = self._nodes[member]
-        with node.torch_scope(self._gpus):
-            if member in self._states:
-                self._write(self._states[member])
+        with node.torch_scope([self._device], state=self._states.get(member)):
             try:
                 yield
             except Exception as error:
                 error.add_note(f"in the host whose randomness is {'/'.join(str(key) for key in node.path)}")
                 raise
-            self._states[member] = [torch.random.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in self._gpus)]
-
-    def _write(self, states: Sequence[Tensor]) -> None:
-        """Of the CPU's generator and of the GPU's, if there is one."""
-        torch.random.set_rng_state(states[0])
-        for gpu, state in zip(self._gpus, states[1:], strict=True):
-            torch.cuda.set_rng_state(state, gpu)
-
-
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of everything that has a label in nats, [R, labels]; logits [R, …, classes] and labels [R, …]."""
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(len(logits), -1)
+            self._states[member] = torch_state([self._device])
 
 
 def _owners(places: Sequence[Sequence[int]]) -> list[int]:

@@ -13,10 +13,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from esper.kasmina.grad_probe import HostProbe, probe
 from esper.kasmina.transfer import bring
-from esper.leyline.layer_ops import Stackable
+from esper.leyline.layer_ops import is_stackable
 from esper.leyline.uncompiled import SGD, AdamW
 from esper.tolaria.data import Dataset, batches, move
-from esper.tolaria.engine.base import EngineConfig, EpochResult, Evaluation, EvaluationSplit, TrainingPlan
+from esper.tolaria.engine.base import ClippedNorms, EngineConfig, EpochResult, Evaluation, EvaluationSplit, TrainingPlan
 from esper.tolaria.engine.batching import moves_of_an_epoch
 from esper.tolaria.engine.clock import StepClock
 from esper.tolaria.engine.compiled import Graphs, HostSteps
@@ -24,7 +24,7 @@ from esper.tolaria.engine.layouts import choices_for, host_traits, lay_out
 from esper.tolaria.engine.schedule import hold_then_decay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from esper.kasmina.model import MorphogeneticModel
@@ -73,7 +73,7 @@ class SequentialEngine:
     def layout(self) -> LayoutChoice:
         """How the host computes with the seeds that it has now, and why."""
         seeds = [slot.planted[1] for slot in self.model.seed_slots if slot.computes and slot.planted is not None]
-        is_measured = all(isinstance(seed, Stackable) for seed in seeds)  # a user's own may take no other format than contiguous
+        is_measured = all(is_stackable(seed) for seed in seeds)  # a user's own may take no other format than contiguous
         return self._layouts[bool(seeds)] if is_measured else self._unmeasured
 
     def train_epoch(self, epoch: int, *, is_timed: bool = False) -> EpochResult:
@@ -84,10 +84,10 @@ class SequentialEngine:
         total_loss = torch.zeros((), device=self.dataset.train_x.device)
         num_correct = torch.zeros((), dtype=torch.long, device=self.dataset.train_x.device)
         num_labels = 0
-        gradient_norm: Tensor | None = None
-        layout = self.layout
+        norms: Sequence[Tensor] = ()
+        layout, incubating = self.layout, self._incubating()
         self._steps.begin_epoch(layout, batch_size=self.plan.batch_size, steps_left=num_batches * (self.plan.max_epochs - epoch))
-        with self.seeds.child("layers", epoch).torch_scope():
+        with self.seeds.child("layers", epoch).torch_scope([self.dataset.train_x.device]):
             clock.lap()
             for step, (x, y) in enumerate(self._batches(epoch)):
                 clock.lap("transfer")
@@ -96,22 +96,23 @@ class SequentialEngine:
                     logits = in_full(self._steps.forward(lay_out(x, layout.memory_format)))
                     loss = cross_entropy(logits, y)
                 clock.lap("forward")
-                gradient_norm = self._update(loss, clock, is_last=step + 1 == num_batches)
+                norms = self._update(loss, incubating, clock, is_last=step + 1 == num_batches)
                 with torch.no_grad():
                     total_loss += loss.detach() * y.numel()
                     num_correct += (guesses(logits) == y).sum()
                     num_labels += y.numel()
                 clock.lap()
         self.model.observe_gradients()
-        loss, hits, *norms = torch.stack([x.double() for x in (total_loss, num_correct, gradient_norm) if x is not None]).tolist()
+        loss, hits, norm, *parts = torch.stack([x.double() for x in (total_loss, num_correct, *norms)]).tolist()
         return EpochResult(
             loss=loss / num_labels,
             accuracy=100.0 * hits / num_labels,
-            gradient_norm=norms[0] if norms else None,
+            gradient_norm=norm,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             num_batches=num_batches,
             wall_sec=time.perf_counter() - started,
             step_times=clock.times(),
+            clipped=ClippedNorms(parts[0], tuple(zip(incubating, parts[1:], strict=True))) if parts else None,
         )
 
     @torch.no_grad()
@@ -140,7 +141,8 @@ class SequentialEngine:
     def probe(self) -> HostProbe:
         """Measure layers and slots on the first training samples, in contiguous fp32 whatever the layout."""
         count = self.config.probe_samples
-        return probe(self.model, self.dataset.train_x[:count], self.dataset.train_y[:count])
+        with self.model.naming_faults():
+            return probe(self.model, self.dataset.train_x[:count], self.dataset.train_y[:count])
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         data, size = self.dataset, self.plan.batch_size
@@ -155,20 +157,41 @@ class SequentialEngine:
             return nullcontext()
         return torch.autocast(self.dataset.train_x.device.type, torch.bfloat16)
 
-    def _update(self, loss: Tensor, clock: StepClock, *, is_last: bool) -> Tensor | None:
-        """Take one step; returns the gradient norm before clipping where it is known or the step is the epoch's last."""
+    def _incubating(self) -> dict[int, list[Tensor]]:
+        """Parameters of every seed that learns without being heard, by slot."""
+        own: dict[int, list[Tensor]] = {
+            index: [p for p in slot.parameters() if p.requires_grad]
+            for index, slot in enumerate(self.model.seed_slots)
+            if slot.is_incubating
+        }
+        return {index: parameters for index, parameters in own.items() if parameters}
+
+    def _update(self, loss: Tensor, incubating: Mapping[int, Sequence[Tensor]], clock: StepClock, *, is_last: bool) -> Sequence[Tensor]:
+        """Take one step; returns gradient norms before clipping.
+
+        Args:
+            loss: Of the batch.
+            incubating: Parameters of every seed that learns without being heard, by slot.
+            clock: Is told what was done.
+            is_last: Whether the step is the epoch's last.
+
+        Returns:
+            Norm of everything, and where it is clipped that of what is heard and of every seed that is not; nothing where they
+            are not known.
+        """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        with self.model.naming_faults():
+            torch.autograd.backward(loss)
         clock.lap("backward")
-        norm: Tensor | None = None
+        norms: tuple[Tensor, ...] = ()
         if self.config.max_grad_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+            norms = clip_apart(parameters, list(incubating.values()), self.config.max_grad_norm)
         elif is_last:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norms = (torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]),)
         self.optimizer.step()
         clock.lap("optimizer")
-        return norm
+        return norms
 
     def _set_learning_rate(self, progress: float) -> None:
         rate = learning_rate(self.config, self.plan, progress)
@@ -186,6 +209,23 @@ def make_optimizer(parameters: Iterable[Tensor], config: EngineConfig, learning_
     if config.optimizer == "sgd":
         return SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=config.weight_decay)
     return AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def clip_apart(parameters: Sequence[Tensor], incubating: Sequence[Sequence[Tensor]], limit: float) -> tuple[Tensor, ...]:
+    """Scale gradients down, each group of parameters by itself, to a norm of `limit`.
+
+    Args:
+        parameters: All of them.
+        incubating: Those of every seed that learns without being heard; what is left is one group.
+        limit: Largest norm of a group.
+
+    Returns:
+        Norms before: of everything, of what is left, and of each of `incubating`.
+    """
+    apart = {p for group in incubating for p in group}
+    groups = [[p for p in parameters if p not in apart], *incubating]
+    norms = [torch.nn.utils.clip_grad_norm_(group, limit).to(parameters[0].device) for group in groups]
+    return (torch.linalg.vector_norm(torch.stack(norms)) if incubating else norms[0], *norms)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

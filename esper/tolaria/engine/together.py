@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from esper.kasmina.faults import BlueprintError
 from esper.kasmina.population.model import find_obstacle
 from esper.leyline.load import ConfigError
+from esper.leyline.tf32 import tf32
 from esper.tolaria.engine.base import Answer, Evaluate, Probe, TrainEpoch, answer
 from esper.tolaria.engine.population import PopulationEngine
 
@@ -25,30 +27,34 @@ class Together:
     Populations are kept from one call to the next, and let go when the next call does not ask them.
 
     Args:
-        is_worth_it: Whether to run these members as one; they are alike, and may be a single one.
-        at_most: How many of them run as one; more are divided evenly. All of them unless given.
+        at_most: How many of these members run as one; they are alike, and may be a single one. More are divided evenly, and 0
+            leaves each of them to its own engine. All of them unless given.
         insists: Refuse hosts that cannot run as one.
+        make_engine: Makes the engine of a population.
     """
 
     def __init__(
         self,
-        is_worth_it: Callable[[Sequence[Engine]], bool],
-        *,
         at_most: Callable[[Sequence[Engine]], int] = len,
+        *,
         insists: bool = False,
+        make_engine: Callable[[Sequence[Engine]], PopulationEngine] = PopulationEngine,
     ) -> None:
-        self._is_worth_it = is_worth_it
         self._at_most = at_most
+        self._make_engine = make_engine
         self._insists = insists
         self._engines: Engines = {}
 
-    def answer(self, calls: Sequence[tuple[Engine, Call]]) -> list[Answer]:
+    def answer(self, calls: Sequence[tuple[Engine, Call]]) -> list[Answer | Exception]:
         """One answer per call, in their order; all calls are of one kind.
+
+        Where seeds of some members fail, that is these members' answer, and the others are asked again without them.
 
         Raises:
             ConfigError: If it insists and a host cannot run as one.
+            BlueprintError: If seeds fail and nobody knows whose, or members have moved on.
         """
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Answer | Exception] = {}
         groups: dict[tuple[Hashable, int | None], list[int]] = {}
         known, self._engines = self._engines, {}
         for i, (engine, call) in enumerate(calls):
@@ -64,27 +70,43 @@ class Together:
             answers.update(zip(indices, own, strict=True))
         return [answers[i] for i in range(len(calls))]
 
-    def _answer_alike(self, kind: Hashable, calls: Sequence[tuple[Engine, Call]], known: Engines) -> Sequence[Answer]:
+    def _answer_alike(self, kind: Hashable, calls: Sequence[tuple[Engine, Call]], known: Engines) -> Sequence[Answer | Exception]:
         members = [engine for engine, _ in calls]
-        if not self._is_worth_it(members):
+        at_most = self._at_most(members)
+        if not at_most:
             return [answer(engine, call) for engine, call in calls]
-        num_parts = -(-len(members) // self._at_most(members))
+        num_parts = -(-len(members) // at_most)
         bounds = [part * len(members) // num_parts for part in range(num_parts + 1)]
         parts = [self._answer_as_one((kind, part), calls[bounds[part] : bounds[part + 1]], known) for part in range(num_parts)]
         return list(chain.from_iterable(parts))
 
-    def _answer_as_one(self, place: Hashable, calls: Sequence[tuple[Engine, Call]], known: Engines) -> Sequence[Answer]:
+    def _answer_as_one(self, place: Hashable, calls: Sequence[tuple[Engine, Call]], known: Engines) -> Sequence[Answer | Exception]:
+        if not calls:
+            return ()
         members = tuple(engine for engine, _ in calls)
         engine = known.get(place)
         if engine is None or engine.members != members:
-            engine = PopulationEngine(members)
+            engine = self._make_engine(members)
         self._engines[place] = engine
-        first = calls[0][1]
+        try:
+            return _ask(engine, [call for _, call in calls])
+        except BlueprintError as error:
+            if not error.members:
+                raise
+            failed = error
+        others = iter(self._answer_as_one(place, [call for i, call in enumerate(calls) if i not in failed.members], known))
+        return [failed.for_members() if i in failed.members else next(others) for i in range(len(calls))]
+
+
+def _ask(engine: PopulationEngine, calls: Sequence[Call]) -> Sequence[Answer]:
+    """Let a population do what all of its members are asked for."""
+    first, member = calls[0], engine.members[0]
+    with tf32(member.dataset.train_x.device, is_allowed=member.config.tf32):
         if isinstance(first, TrainEpoch):
             return engine.train_epoch(first.epoch, is_timed=first.is_timed)
         if isinstance(first, Probe):
             return engine.probe()
-        evaluations = [call for _, call in calls if isinstance(call, Evaluate)]
+        evaluations = [call for call in calls if isinstance(call, Evaluate)]
         return engine.evaluate(evaluations[0].split, [call.configurations for call in evaluations])
 
 

@@ -80,7 +80,6 @@ class TaskPreset:
     """Settings of `GrowthConfig` that this preset wants to differ from the defaults."""
     batch_size: int = 64
     learning_rate: float = 0.01
-    optimizer: str = "adamw"
     rent_reference_params: int | None = None
     """Parameters that count as one unit of rent; None means the host's own number."""
 

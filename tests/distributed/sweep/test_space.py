@@ -61,13 +61,6 @@ def test_exploring_without_new_draws_moves_every_value_a_little() -> None:
     assert found["ppo.gae_lambda"] in (0.8, 1.0)
 
 
-def test_positions_go_from_0_to_1() -> None:
-    rate, epochs, _, mode, _ = SPACE.parameters
-    assert [rate.position(v) for v in (1e-4, 1e-3, 1e-2)] == pytest.approx([0.0, 0.5, 1.0])
-    assert [epochs.position(v) for v in (2, 5)] == [0.0, 1.0]
-    assert [mode.position(v) for v in ("utility", "shaped")] == [0.0, 1.0]
-
-
 def test_dotted_settings_become_nested() -> None:
     assert nested({"a.b": 1, "a.c.d": 2, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
 

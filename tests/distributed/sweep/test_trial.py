@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import math
+import platform
+import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from esper.distributed.run_dir import RunDir
+from esper.distributed.run_dir import Owner, RunDir, RunDirError
 from esper.distributed.session import train_run
+from esper.distributed.story import RunStory
+from esper.distributed.sweep import trial as trial_module
 from esper.distributed.sweep.trial import SweepTrial, trial_config
 from esper.karn.queries import learning_curve
 from esper.karn.store import Store
-from tests.distributed.runs import weights
+from tests.distributed.runs import at_step, weights
 from tests.distributed.sweep.sweeps import EPOCHS, NUM_ENVS, ROUNDS, tiny_sweep
 
 if TYPE_CHECKING:
@@ -107,3 +112,58 @@ def test_a_finished_trial_is_evaluated_on_unseen_hosts_if_asked(tmp_path: Path) 
     assert first.evaluation_utility is None
     assert last.evaluation_utility is not None
     assert math.isfinite(last.evaluation_utility)
+
+
+def test_a_trial_waits_for_the_process_that_played_it_before_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = SweepTrial(config_of(tmp_path), tmp_path / "t", trial_id="t")
+    trial.play()
+    trial.save(tmp_path / "saved")
+    trial.close()
+    lock = RunDir(tmp_path / "t").lock
+    before = subprocess.Popen(["sleep", "600"])
+    lock.write_text(Owner(platform.node(), before.pid).to_text())
+    num_waits = 0
+
+    def wait(_: float) -> None:
+        nonlocal num_waits
+        num_waits += 1
+        before.kill()
+        before.wait()
+
+    monkeypatch.setattr(trial_module, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=wait))
+    again = SweepTrial(config_of(tmp_path), tmp_path / "t", trial_id="t")
+    again.restore(tmp_path / "saved")
+    again.close()
+    assert num_waits == 1
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirError, match="cannot be written"):
+        SweepTrial(config_of(tmp_path), tmp_path / "file" / "t", trial_id="t").play()
+    assert num_waits == 1
+
+
+def test_a_trial_that_cannot_tell_its_end_lets_go_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = SweepTrial(config_of(tmp_path), tmp_path / "t", trial_id="t")
+    trial.play()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(RunStory, "finished", refuse)
+    assert RunDir(tmp_path / "t").lock.exists()
+    with pytest.raises(OSError, match="disk full"):
+        trial.close()
+    assert not RunDir(tmp_path / "t").lock.exists()
+
+
+def test_a_trial_that_failed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = SweepTrial(config_of(tmp_path), tmp_path / "t", trial_id="t")
+
+    def fail() -> None:
+        raise OSError("no such data")
+
+    at_step(monkeypatch, 2, fail)
+    with pytest.raises(OSError, match="no such data"):
+        trial.play()
+    trial.close()
+    with Store.open(tmp_path / "t") as store:
+        assert store.rows("SELECT stop_reason FROM runs") == [{"stop_reason": "failed"}]

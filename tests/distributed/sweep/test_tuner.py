@@ -77,7 +77,9 @@ def test_rungs_are_counted_in_environment_steps(tmp_path: Path) -> None:
 def test_a_trial_that_no_machine_can_hold_is_refused_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, root = write_tiny(tmp_path), tmp_path / "sweep"
     assert main(["sweep", str(path), "run.cluster.env_cpus=500", "--sweep-dir", str(root)]) == 2
-    assert "a trial asks for 500 CPU" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "a trial asks for 500 CPU" in printed
+    assert "(run.cluster.env_cpus)" in printed
     assert not any(root.iterdir())
     assert not ray.is_initialized()
 

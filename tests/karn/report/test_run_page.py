@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
+
+import duckdb
 
 from esper.karn.report.run_page import Context, write_run_page
 from esper.karn.report.table import PolicyRow
@@ -53,6 +56,17 @@ def test_a_run_in_which_nothing_happened_has_a_page(empty_run_dir: Path, tmp_pat
     page = page_of(empty_run_dir, tmp_path)
     assert "No detector has fired." in page
     assert "an unnamed task" in page
+
+
+def test_troubles_of_the_telemetry_file_are_listed(run_dir: Path, tmp_path: Path) -> None:
+    assert "<span>telemetry incidents</span>0" in page_of(run_dir, tmp_path)
+    root = shutil.copytree(run_dir, tmp_path / "run")
+    with duckdb.connect(str(root / "telemetry.duckdb")) as file:
+        file.execute("INSERT INTO incidents VALUES ('2026-11-21 10:00:00', 'unreadable_wal', '/runs/x/telemetry.duckdb.wal.1')")
+    page = page_of(root, tmp_path)
+    assert "<span>telemetry incidents</span>1" in page
+    for cell in ("2026-11-21 10:00:00", "unreadable wal", "/runs/x/telemetry.duckdb.wal.1"):
+        assert f'<td class="text">{cell}</td>' in page
 
 
 def test_what_telemetry_says_cannot_become_markup(run_dir: Path, tmp_path: Path) -> None:

@@ -72,3 +72,18 @@ def test_a_members_logits_are_the_same_bits_whatever_the_others_ask(data: st.Dat
         others: list[list[tuple[int, ...]]] = [chosen if other == member else [()] for other in range(MEMBERS)]
         alone, own_rows = population.evaluate(population.arrange(x), others)
         assert torch.equal(logits[places], alone[own_rows[member]])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "message"), [((0, 3), IndexError, r"slots \[3\] do not exist; the host has 3"), (None, ValueError, "one")]
+)
+def test_configurations_are_refused_as_a_single_model_refuses_them(
+    wrong: tuple[int, ...] | None, kind: type[Exception], message: str
+) -> None:
+    models, x = grown_models("cnn", 1)
+    population = Population(models)
+    own: list[tuple[int, ...]] = [] if wrong is None else [(), wrong]
+    with pytest.raises(kind, match=message):
+        population.evaluate(population.arrange(x), [[()], own, [()], [()]])
+    with pytest.raises(kind, match=message):
+        models[1].forward_configurations(x[1], own)

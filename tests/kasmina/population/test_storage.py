@@ -101,7 +101,7 @@ def test_sums_and_factors_reach_every_member_apart() -> None:
     for place in storage.places:
         expected[place.member] += float(place.parameter.detach().double().square().sum())
     assert storage.square_sums(values, 3).tolist() == pytest.approx(expected)
-    storage.scale(values, torch.tensor([2.0, float("nan"), 0.0]))
+    storage.scale_apart(values, torch.tensor([2.0, float("nan"), 0.0]), 3)
     for place, part in zip(storage.places, storage.parts(values), strict=True):
         if place.member == 1:
             assert part.isnan().all()

@@ -6,8 +6,8 @@ import pytest
 
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.fan_out import FanOutSink
-from esper.nissa.sinks.memory import MemorySink
 from esper.nissa.wire import identity_of
+from tests.fakes.sinks import MemorySink
 from tests.fakes.telemetry import heartbeat_batch
 
 if TYPE_CHECKING:
@@ -57,3 +57,23 @@ def test_closing_closes_everyone() -> None:
     watcher = Watcher()
     FanOutSink(MemorySink(), [watcher]).close()
     assert watcher.is_closed
+
+
+class Stubborn(Watcher):
+    def close(self) -> None:
+        super().close()
+        raise SinkUnavailableError("no network")
+
+
+def test_a_watcher_that_cannot_close_keeps_nobody_from_closing() -> None:
+    first, last, primary = Stubborn(), Watcher(), ClosingSink()
+    with pytest.raises(SinkUnavailableError, match="no network"):
+        FanOutSink(primary, [first, last]).close()
+    assert (first.is_closed, last.is_closed, primary.is_closed) == (True, True, True)
+
+
+class ClosingSink(MemorySink):
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True

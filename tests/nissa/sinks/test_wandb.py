@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -10,9 +12,10 @@ import wandb
 
 from esper.leyline.telemetry.event import TelemetryEventType
 from esper.leyline.telemetry.schema import record_batch
-from esper.nissa.sinks.wandb import WandbSink
+from esper.nissa.sinks.base import SinkUnavailableError
+from esper.nissa.sinks.wandb import DATA_DIR, WandbSink
 from esper.nissa.sinks.wandb_keys import CHARTS, points, stacked, training_rows
-from esper.nissa.sinks.wandb_label import RunLabel, logged_env_steps, resolve_mode, run_id
+from esper.nissa.sinks.wandb_label import RunLabel, explain_mode, logged_env_steps, resolve_mode, run_id
 from esper.nissa.wire import BatchId, stamp
 from tests.fakes.telemetry import event, heartbeat, outcome, whole_run
 
@@ -63,6 +66,31 @@ def test_online_needs_a_key(wanted: str, environ: dict[str, str], expected: str,
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("NETRC", raising=False)
     assert resolve_mode(wanted, environ, SERVER) == expected  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_not_logged_as_asked_for_says_why() -> None:
+    assert explain_mode("offline", "offline", {}, SERVER) == ""
+    assert explain_mode("online", "online", {"WANDB_API_KEY": "x"}, SERVER) == ""
+    assert "no key for https://wandb.invalid" in explain_mode("online", "offline", {}, SERVER)
+    assert "WANDB_MODE=disabled" in explain_mode("online", "disabled", {"WANDB_MODE": "disabled"}, SERVER)
+
+
+def test_a_run_that_cannot_log_the_rest_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.delenv(DATA_DIR, raising=False)
+    run = SimpleNamespace(define_metric=lambda *_, **__: None, finish=lambda: ended.append("run"))
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    sink = WandbSink("esper-test", "offline", folder=tmp_path, label=RunLabel("one"))
+
+    def refuse() -> None:
+        raise SinkUnavailableError("no network")
+
+    monkeypatch.setattr(sink, "flush", refuse)
+    assert DATA_DIR in os.environ
+    with pytest.raises(SinkUnavailableError, match="no network"):
+        sink.close()
+    assert ended == ["run"]
+    assert DATA_DIR not in os.environ
 
 
 def log_run(folder: Path, rounds: range) -> bytes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from esper.leyline.actions import NUM_HEADS
+from esper.leyline.rng import SeedTree
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.registries import Registries
 from esper.tamiyo.service import Observing, PolicyRejectedError, Rejection, load_policy, save_policy
@@ -56,6 +58,22 @@ def test_loading_leaves_torchs_own_generator_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     load_policy(path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_thread_that_draws_sees_its_own_stream_while_another_loads(tmp_path: Path) -> None:
+    path = store(tmp_path / "p")
+    versions: list[str] = []
+    thread = threading.Thread(target=lambda: versions.extend(load_policy(path).version for _ in range(3)))
+    with SeedTree(3).torch_scope():
+        drawn = [torch.rand(())]
+        thread.start()
+        while thread.is_alive():
+            drawn.append(torch.rand(()))
+            thread.join(timeout=1e-4)
+        drawn.append(torch.rand(()))
+    assert len(versions) == 3
+    with SeedTree(3).torch_scope():
+        assert torch.equal(torch.stack(drawn), torch.stack([torch.rand(()) for _ in drawn]))
 
 
 def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -240,6 +241,37 @@ def test_no_step_fails_or_mixes_policies_while_they_are_exchanged(tmp_path: Path
     assert len(commands) == len({command.command_id for command in commands}) == NUM_STEPS
     assert {command.policy_version for command in commands} == set(alone)
     assert all(command.annotations["value_estimate"] == alone[command.policy_version] for command in commands)
+
+
+def test_a_host_is_known_although_another_thread_forgets_runs(directory: Path) -> None:
+    service = TamiyoService(directory)
+    names = [f"run-{i}" for i in range(60)]
+    for i in range(300):
+        service.register_host(f"earlier-{i}", HOST)
+    is_over = threading.Event()
+
+    def forget() -> None:
+        while not is_over.is_set():
+            service.forget_run("stranger")
+
+    thread, usual = threading.Thread(target=forget), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for name in names:
+            service.register_host(name, HOST)
+    finally:
+        is_over.set()
+        thread.join(timeout=60)
+        sys.setswitchinterval(usual)
+
+    def coverage(run: str) -> str:
+        return service.evaluate_step(make_packet(run=run)).annotations["feature_coverage"]
+
+    service.register_host("run", HOST)
+    described = coverage("run")
+    assert described != coverage("stranger")
+    assert {coverage(name) for name in names} == {described}
 
 
 def test_numbers_that_are_none_never_become_a_decision(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""A sink that keeps batches in this process, for tests and for looking at a short run without a file."""
+"""A sink that keeps batches in this process."""
 
 from __future__ import annotations
 
