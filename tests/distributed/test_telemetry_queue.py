@@ -76,6 +76,7 @@ def test_a_queue_that_has_stopped_holds_nobody_up_and_nothing_is_lost_or_stored_
         transport, drain = QueueTransport(queue, start_part("part", Sink, (), cpus=0.1)), Drain(queue)
         emitter = BufferedEmitter("driver", 0, transport=transport, config=TelemetryConfig(flush_rows=1, resend_sec=1e9))
         emitter.emit(heartbeat(1.0))
+        assert queue.qsize() <= 1  # it has started
         actor = living("queue")
         assert actor is not None
         stopped = int(actor["Pid"])
