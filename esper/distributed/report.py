@@ -63,10 +63,9 @@ def print_beginning(config: RunConfig, paths: RunDir, facts: RunFacts, *, local:
     if config.telemetry.console == "off":
         return
     rollout = config.rollout
-    where = "in this process" if local else f"with Ray, {rollout.num_actors} environment actors"
-    ahead = f"{rollout.rounds} rounds" if rounds == 0 else f"rounds {rounds + 1} to {rollout.rounds}"
-    if rounds >= rollout.rounds:
-        ahead = f"all {rollout.rounds} rounds are played"
+    where = "in this process" if local else f"with Ray, environment actors: {rollout.num_actors}"
+    is_over = rounds >= rollout.rounds
+    ahead = f"all rounds of {rollout.rounds} are played" if is_over else f"begins round {rounds + 1} of {rollout.rounds}"
     print(
         f"{config.task.preset}: {ahead}, each {rollout.num_envs} episodes of {facts.max_epochs} host epochs; "
         f"{where}, engine {config.engine.kind}; writes to {paths.root}",

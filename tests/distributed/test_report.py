@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(
     ("rounds", "ahead"),
-    [(0, f"{ROUNDS} rounds"), (ROUNDS - 1, f"rounds {ROUNDS} to {ROUNDS}"), (ROUNDS, f"all {ROUNDS} rounds are played")],
+    [
+        (0, f"begins round 1 of {ROUNDS}"),
+        (ROUNDS - 1, f"begins round {ROUNDS} of {ROUNDS}"),
+        (ROUNDS, f"all rounds of {ROUNDS} are played"),
+    ],
 )
 def test_what_begins_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], rounds: int, ahead: str) -> None:
     config = tiny_config("telemetry.console=rounds")
