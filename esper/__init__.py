@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from esper.kasmina.wrap import WrapError as WrapError
     from esper.kasmina.wrap import WrappedHost as WrappedHost
     from esper.kasmina.wrap import wrap as wrap
+    from esper.leyline.host import WrapError as WrapError
     from esper.tolaria.data import Dataset as Dataset
 
 __all__ = ["Dataset", "WrapError", "WrappedHost", "wrap"]

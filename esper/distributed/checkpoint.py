@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from esper.distributed.checkpoint_folder import MANIFEST, STATE, TENSORS, hash_of, read_manifest, require_files
-from esper.distributed.checkpoint_folder import CheckpointError as CheckpointError
-from esper.distributed.checkpoint_folder import CheckpointFolder as CheckpointFolder
+from esper.distributed.checkpoint_folder import (
+    MANIFEST,
+    STATE,
+    TENSORS,
+    CheckpointError,
+    hash_of,
+    read_manifest,
+    require_files,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

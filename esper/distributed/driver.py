@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from esper.distributed.checkpoint import CheckpointError, CheckpointFolder
+from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.config import RunConfig
 from esper.distributed.event_group import LEARNED, group_id

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from esper.distributed.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from esper.distributed.checkpoint import load_checkpoint, save_checkpoint
+from esper.distributed.checkpoint_folder import CheckpointError
 from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType
 from esper.simic.learner_state import LearnerStateError
 from esper.simic.update_report import to_payloads

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from esper.distributed import report
 from esper.distributed.build import require_devices
-from esper.distributed.checkpoint import CheckpointError, CheckpointFolder
+from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
 from esper.distributed.closing import besides
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.compare import Comparison, compare

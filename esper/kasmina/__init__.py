@@ -16,12 +16,12 @@ from esper.kasmina.hosts import MLPHostConfig as MLPHostConfig
 from esper.kasmina.hosts import TransformerHost as TransformerHost
 from esper.kasmina.hosts import TransformerHostConfig as TransformerHostConfig
 from esper.kasmina.lifecycle import IllegalActionError as IllegalActionError
-from esper.kasmina.model import BlueprintError as BlueprintError
 from esper.kasmina.model import MorphogeneticModel as MorphogeneticModel
 from esper.kasmina.slot import SeedSlot as SeedSlot
 from esper.kasmina.snapshot import Snapshot as Snapshot
 from esper.kasmina.surgery import GrowthError as GrowthError
 from esper.kasmina.surgery import GrowthTransaction as GrowthTransaction
-from esper.kasmina.wrap import WrapError as WrapError
 from esper.kasmina.wrap import WrappedHost as WrappedHost
 from esper.kasmina.wrap import wrap as wrap
+from esper.leyline.host import WrapError as WrapError
+from esper.leyline.layer_ops import BlueprintError as BlueprintError

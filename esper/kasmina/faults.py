@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from esper.leyline.layer_ops import BlueprintError as BlueprintError
+from esper.leyline.layer_ops import BlueprintError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,13 +15,13 @@ from esper.kasmina import lifecycle
 from esper.kasmina.config import chosen_slots, growth_limits
 from esper.kasmina.configurations import SharedPrefixes, StackedInputs
 from esper.kasmina.faults import BackwardWatch
-from esper.kasmina.faults import BlueprintError as BlueprintError
 from esper.kasmina.gradients import read_gradients
 from esper.kasmina.nursery import Nursery
 from esper.kasmina.seed_state import SeedState, SlotStates, record_gradients
 from esper.kasmina.slot import SeedSlot
 from esper.kasmina.snapshot import Snapshot
 from esper.kasmina.structure import Structure, copy_numbers
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.stages import SeedStage
 
 if TYPE_CHECKING:

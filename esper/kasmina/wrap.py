@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from esper.kasmina.wrapping.choose import choose_places
 from esper.kasmina.wrapping.layers import layer_specs
-from esper.kasmina.wrapping.observe import WrapError as WrapError
 from esper.kasmina.wrapping.observe import describe
 from esper.kasmina.wrapping.places import Place, named_places, shares_prefixes
 from esper.kasmina.wrapping.survey import Survey, survey
-from esper.leyline.host import HostFamily, InjectionSpec, LayerSpec
+from esper.leyline.host import HostFamily, InjectionSpec, LayerSpec, WrapError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

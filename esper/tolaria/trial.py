@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from esper.kasmina.faults import BlueprintError
 from esper.kasmina.gradients import gradient_flow
 from esper.kasmina.lifecycle import IllegalActionError
 from esper.kasmina.surgery import GrowthTransaction
 from esper.leyline.actions import FactoredAction, LifecycleOp
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.masks import explain_illegal
 from esper.leyline.reports import ClosedGate, Counterfactuals, GradientFlow, StageTransition, TrialReport
 from esper.leyline.rng import SeedTree

@@ -8,7 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.distributed.checkpoint import CheckpointError, CheckpointFolder, load_checkpoint, save_checkpoint
+from esper.distributed.checkpoint import load_checkpoint, save_checkpoint
+from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
 
 if TYPE_CHECKING:
     from pathlib import Path

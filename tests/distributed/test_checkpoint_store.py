@@ -10,7 +10,8 @@ import torch
 from pyarrow import fs
 
 from esper.cli.main import main
-from esper.distributed.checkpoint import CheckpointError, CheckpointFolder, load_checkpoint, save_checkpoint
+from esper.distributed.checkpoint import load_checkpoint, save_checkpoint
+from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
 from esper.distributed.checkpoint_store import CheckpointStore
 from esper.distributed.session import train_run
 from esper.leyline.load import ConfigError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper.distributed.checkpoint import CheckpointFolder
+from esper.distributed.checkpoint_folder import CheckpointFolder
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.driver import Run, train
 from esper.distributed.env_worker import ScriptedSpec

@@ -12,9 +12,9 @@ import pytest
 
 import esper
 from esper.kasmina.lifecycle import IllegalActionError
-from esper.kasmina.model import BlueprintError
 from esper.kasmina.surgery import GrowthError
 from esper.leyline.actions import FactoredAction, LifecycleOp
+from esper.leyline.layer_ops import BlueprintError
 from esper.tamiyo.service import PolicyRejectedError, Rejection
 
 

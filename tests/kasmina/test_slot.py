@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.config import GrowthConfig
-from esper.kasmina.faults import BlueprintError
 from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.actions import BlendStyle, FactoredAction, LifecycleOp
 from esper.leyline.host import HostFamily, InjectionSpec
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.rng import SeedTree
 from tests.fakes.catalogue import FakeCatalogue, Norm
 from tests.fakes.growth import (

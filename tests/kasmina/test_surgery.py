@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from esper.kasmina.config import GrowthConfig
-from esper.kasmina.model import BlueprintError, MorphogeneticModel
+from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.surgery import GrowthError, GrowthTransaction
 from esper.leyline.actions import BlendStyle, FactoredAction, LifecycleOp
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.rng import SeedTree
 from tests.fakes.catalogue import FakeCatalogue
 from tests.fakes.growth import (

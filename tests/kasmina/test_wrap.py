@@ -15,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import esper
 from esper.kasmina.config import GrowthConfig
 from esper.kasmina.grad_probe import probe
-from esper.kasmina.model import BlueprintError, MorphogeneticModel
+from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.surgery import GrowthTransaction
-from esper.kasmina.wrap import WrapError, WrappedHost, wrap
+from esper.kasmina.wrap import WrappedHost, wrap
 from esper.leyline.actions import BlendStyle
+from esper.leyline.host import WrapError
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.rng import SeedTree
 from esper.urza import Catalogue
 from tests.fakes.catalogue import FakeCatalogue

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.faults import BlueprintError
 from esper.kasmina.lifecycle import IllegalActionError
 from esper.leyline.actions import FactoredAction, LifecycleOp
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.schemas import PanicReason
 from esper.leyline.stages import SeedStage
 from esper.tolaria import EngineConfig, OneByOne, TrialBatch

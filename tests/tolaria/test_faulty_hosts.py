@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from esper.kasmina.config import GrowthConfig
 from esper.kasmina.model import MorphogeneticModel
-from esper.kasmina.wrap import WrapError, wrap
+from esper.kasmina.wrap import wrap
+from esper.leyline.host import WrapError
 from esper.leyline.load import ConfigError
 from esper.leyline.rng import SeedTree
 from esper.tolaria import EngineConfig, OneByOne, SequentialEngine, TrainingPlan

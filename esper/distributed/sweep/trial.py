@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from esper.distributed.checkpoint import CheckpointFolder
+from esper.distributed.checkpoint_folder import CheckpointFolder
 from esper.distributed.compare import compare
 from esper.distributed.config import RunConfig, write_run_config
 from esper.distributed.driver import Run, play_round, restore, save

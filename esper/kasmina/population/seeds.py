@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.faults import BackwardWatch, BlueprintError, require_value
+from esper.kasmina.faults import BackwardWatch, require_value
 from esper.kasmina.population.cells import Cell, own_parameters, runs_of_manners
 from esper.kasmina.population.stack import StackPlan
 from esper.kasmina.population.storage import Block
 from esper.kasmina.slot import mix_in, seed_input
 from esper.kasmina.transfer import bring
-from esper.leyline.layer_ops import LayerOps, is_stackable
+from esper.leyline.layer_ops import BlueprintError, LayerOps, is_stackable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

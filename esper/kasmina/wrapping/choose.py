@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from esper.kasmina.wrapping.layers import layer_names
-from esper.kasmina.wrapping.observe import WrapError
 from esper.kasmina.wrapping.places import FAMILIES, Place, objection, place_of, shares_prefixes, unused_places
+from esper.leyline.host import WrapError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

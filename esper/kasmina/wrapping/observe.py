@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from esper.leyline.host import WrapError as WrapError
+from esper.leyline.host import WrapError
 from esper.leyline.rng import SeedTree
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.wrapping.layers import layer_type
-from esper.kasmina.wrapping.observe import Call, WrapError, agree, describe, observe, undisturbed
+from esper.kasmina.wrapping.observe import Call, agree, describe, observe, undisturbed
 from esper.kasmina.wrapping.survey import RUN_ERRORS, Survey
+from esper.leyline.host import WrapError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

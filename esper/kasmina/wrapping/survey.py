@@ -8,15 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.wrapping.observe import (
-    Observation,
-    WrapError,
-    agree,
-    describe,
-    observe,
-    refusing_written_buffers,
-    undisturbed,
-)
+from esper.kasmina.wrapping.observe import Observation, agree, describe, observe, refusing_written_buffers, undisturbed
+from esper.leyline.host import WrapError
 from esper.leyline.rng import SeedTree
 
 RUN_ERRORS = (

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from esper.kasmina.faults import BlueprintError
 from esper.kasmina.gradients import gradient_norms
 from esper.kasmina.population.model import Population
 from esper.kasmina.population.probe import probe_population
 from esper.kasmina.transfer import bring
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.rng import TorchState, torch_state
 from esper.tolaria.engine.base import EpochResult, Evaluation, EvaluationSplit
 from esper.tolaria.engine.batching import join, training_batches

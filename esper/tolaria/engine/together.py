@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from esper.kasmina.faults import BlueprintError
 from esper.kasmina.population.model import find_obstacle
+from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.load import ConfigError
 from esper.leyline.tf32 import tf32
 from esper.tolaria.engine.base import Answer, Evaluate, Probe, TrainEpoch, answer

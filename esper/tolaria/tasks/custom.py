@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.model import evaluating
-from esper.kasmina.wrap import WrapError, WrappedHost
+from esper.kasmina.wrap import WrappedHost
+from esper.leyline.host import WrapError
 from esper.leyline.load import ConfigError
 from esper.tolaria.data import Dataset
 from esper.tolaria.tasks.base import Context, Episode, TaskPreset
