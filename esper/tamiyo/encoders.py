@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from esper.leyline.graph import NODE_WIDTHS
 from esper.tamiyo.config import TamiyoGNNConfig
-from esper.tamiyo.graph_spec import EMBEDDED, GRAPH_SPEC, INDEX_SCALE, ONE_HOT
+from esper.tamiyo.graph_spec import EMBEDDED, GRAPH_SPEC, INDEX_SCALE, MASKS, ONE_HOT
 from esper.tamiyo.layout import NODE_TYPES
 from esper.tamiyo.messages import as_used
 
@@ -77,20 +77,29 @@ class Lookups:
 
 
 class NodeEncoder(nn.Module):
-    """Weights of one node type: Linear, ReLU, LayerNorm over raw channels, embeddings of indices, and codes as one-hot channels."""
+    """Weights of one node type: Linear, ReLU, LayerNorm over raw channels, embeddings of indices, and codes as one-hot channels.
+
+    At birth masks and unknown indices say nothing, and known ones have embeddings of about unit length: in most hosts both are
+    constant, and would drown in the normalisation what was measured.
+    """
 
     def __init__(self, node_type: str, tables: Mapping[str, tuple[int, int]], width: int):
         """Make tables of (rows, width) for each index channel of `node_type`."""
         super().__init__()
-        embedded = [tables[table] for _, table in EMBEDDED[node_type]]
+        embeddings = [nn.Embedding(*tables[table]) for _, table in EMBEDDED[node_type]]
         codes = [num_codes for _, num_codes in ONE_HOT[node_type]]
-        self.tables = nn.ModuleList(nn.Embedding(*shape) for shape in embedded)
-        self.sizes = (NODE_WIDTHS[node_type], *(width for _, width in embedded), *codes)
+        self.tables = nn.ModuleList(embeddings)
+        self.sizes = (NODE_WIDTHS[node_type], *(e.embedding_dim for e in embeddings), *codes)
         """Channels of the linear layer: raw, each embedding, each code."""
         self.linear = nn.Linear(sum(self.sizes), width)
         self.norm = nn.LayerNorm(width)
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():
+            self.linear.weight[:, list(MASKS[node_type])] = 0.0
+            for embedding in embeddings:
+                embedding.weight.mul_(embedding.embedding_dim**-0.5)
+                embedding.weight[0] = 0.0
 
     def split_weights(self) -> tuple[Tensor, list[Tensor]]:
         """[raw, D] weight of the raw channels, and [rows, D] what each row of each table or code adds."""

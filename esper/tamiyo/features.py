@@ -66,6 +66,7 @@ def _masked(feature: Feature) -> tuple[Feature, Feature]:
 
 
 _POINTS = "points / 10, to ±5"
+_METRIC = "raw; z-score / 5, to ±1, within the network"
 _SHARE = "share of the graph's total"
 _LOG = "½·log10(1 + x)"
 LAYER_MASK = ("weight_norm", "gradient_norm", "gradient_variance", "update_magnitude", "saturation_rate")
@@ -126,17 +127,17 @@ _LAYER: tuple[Feature, ...] = (
     Feature("accuracy_lead_mask", "1 where accuracy_lead was measured", "committed_accuracy", "0 or 1"),
     Feature("learning_rate_mask", "1 where the learning rate is known", "learning_rate", "0 or 1"),
     *_masked(Feature("update_frequency", "share of steps that update the layer", "LayerReport.update_frequency", in_training=False)),
-    Feature("step_loss", "training loss of the epoch's steps", "train_loss", "raw; normalised by the network", mask="step_loss_mask"),
+    Feature("step_loss", "training loss of the epoch's steps", "train_loss", _METRIC, mask="step_loss_mask"),
     Feature(
-        "step_gradient_norm", "gradient norm of a step", "gradient_norm", "raw; normalised by the network",
+        "step_gradient_norm", "gradient norm of a step", "gradient_norm", _METRIC,
         mask="step_gradient_norm_mask",
     ),
     Feature(
-        "samples_per_s", "samples trained a second", "EpochTimings.samples_per_s", "raw; normalised by the network",
+        "samples_per_s", "samples trained a second", "EpochTimings.samples_per_s", _METRIC,
         mask="samples_per_s_mask", in_training=False,
     ),
     Feature(
-        "hook_latency_ms", "time that seeds add to a step", "EpochTimings.hook_latency_ms", "raw; normalised by the network",
+        "hook_latency_ms", "time that seeds add to a step", "EpochTimings.hook_latency_ms", _METRIC,
         mask="hook_latency_ms_mask", in_training=False,
     ),
     *(Feature(f"{name}_mask", f"1 where {name} was measured", "as that", "0 or 1") for name in METRICS),
@@ -219,7 +220,7 @@ _ACTIVATION: tuple[Feature, ...] = (
     Feature("layer_type", "kind of its layer", "LayerSpec.layer_type", "registry index / 64", table="layer_type"),
 )  # fmt: skip
 
-_SCORE = "z-score by the prior, to ±5"
+_SCORE = "z-score by the prior / 5, to ±1"
 _PARAMETER: tuple[Feature, ...] = (
     Feature("parameter_count", "parameters of its layer", "LayerSpec.num_parameters", _LOG),
     Feature("learning_rate", "learning rate of the host; the layer nodes carry its mask", "learning_rate", "log10 / 2"),

@@ -137,6 +137,15 @@ EMBEDDED = {t: tuple((f.name, f.table) for f in features if f.table) for t, feat
 """Node type → (feature, table) of the index channels that the network embeds."""
 ONE_HOT = {t: tuple((f.name, f.num_codes) for f in features if f.num_codes) for t, features in NODE_FEATURES.items()}
 """Node type → (feature, n) of the code channels that the network spreads over n channels: code c > 0 sets channel c − 1."""
+MASKS: Mapping[str, tuple[int, ...]] = {
+    t: tuple(
+        channel
+        for name in sorted({f.mask for f in features if f.mask})
+        for channel in range(GRAPH_SPEC.channels[t][name].start, GRAPH_SPEC.channels[t][name].stop)
+    )
+    for t, features in NODE_FEATURES.items()
+}
+"""Node type → channels that say whether something was measured."""
 METRIC_CHANNELS = slice(GRAPH_SPEC.channel("layer", METRICS[0]), GRAPH_SPEC.channel("layer", METRICS[-1]) + 1)
 """Channels of a layer node that hold the unscaled metrics, in the order of `METRICS`."""
 METRIC_MASKS = slice(GRAPH_SPEC.channel("layer", f"{METRICS[0]}_mask"), GRAPH_SPEC.channel("layer", f"{METRICS[-1]}_mask") + 1)

@@ -32,7 +32,8 @@ EWMA_WEIGHT = 0.1
 EPSILON = 1e-6
 """Added to every variance."""
 SCORE_LIMIT = 5.0
-"""No score is larger in magnitude."""
+"""No value counts as further from the mean than this many deviations. Scores are told as shares of it, so that none outweighs features
+that are bounded by 1."""
 METRIC_PRIORS: Mapping[str, tuple[float, float]] = {
     "step_loss": (0.8, 0.3),
     "step_gradient_norm": (1.0, 0.5),
@@ -134,9 +135,9 @@ class MetricNormalisation(nn.Module):
         self.register_buffer("var", torch.tensor(start.var, dtype=torch.float32))
 
     def forward(self, x: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
-        """Layer nodes with normalised metrics: clip((x − μ)/√(σ² + ε), ±5) · mask; all else as it is."""
-        metrics = (x[:, METRIC_CHANNELS] - self.mean) * torch.rsqrt(self.var + EPSILON)
-        scores = metrics.clamp(-SCORE_LIMIT, SCORE_LIMIT) * x[:, METRIC_MASKS]
+        """Layer nodes with normalised metrics: clip((x − μ)/√(σ² + ε)/5, ±1) · mask; all else as it is."""
+        metrics = (x[:, METRIC_CHANNELS] - self.mean) * (torch.rsqrt(self.var + EPSILON) / SCORE_LIMIT)
+        scores = metrics.clamp(-1.0, 1.0) * x[:, METRIC_MASKS]
         return torch.cat([x[:, : METRIC_CHANNELS.start], scores.to(x.dtype), x[:, METRIC_CHANNELS.stop :]], dim=1)
 
     @property
@@ -165,9 +166,9 @@ class Prior:
     """Whether mean and std are those of log(1 + x)."""
 
     def score(self, values: np.ndarray) -> np.ndarray:
-        """(x − mean)/std of each value, after log(1 + x) where the prior says so, clipped to ±5; NaN stays NaN."""
+        """(x − mean)/std/5 of each value, after log(1 + x) where the prior says so, clipped to ±1; NaN stays NaN."""
         scaled = np.log1p(np.maximum(values, 0.0)) if self.is_log else np.asarray(values)
-        result: np.ndarray = np.clip((scaled - self.mean) / self.std, -SCORE_LIMIT, SCORE_LIMIT)
+        result: np.ndarray = np.clip((scaled - self.mean) / (SCORE_LIMIT * self.std), -1.0, 1.0)
         return result
 
 

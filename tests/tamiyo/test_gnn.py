@@ -14,6 +14,7 @@ from torch.func import functional_call
 from benchmarks.pyg_reference import PygReference, key_of, reference_inputs, reference_weights
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, GraphBatch
 from esper.tamiyo import GraphEncoding, TamiyoGNN, TamiyoGNNConfig
+from esper.tamiyo.graph_spec import GRAPH_SPEC, INDEX_SCALE
 from esper.tamiyo.layout import MAX_BAGS_AT_ONCE, RELATIONS
 from esper.tamiyo.planner import GraphPlanner, GraphTensors
 from tests.tamiyo.graphs import SMALL, crowded_graph, random_batch, random_graph, without_edges
@@ -27,12 +28,12 @@ def tensors(batch: GraphBatch, config: TamiyoGNNConfig = SMALL) -> GraphTensors:
 
 
 def make_gnn(config: TamiyoGNNConfig = SMALL, seed: int = 0) -> TamiyoGNN:
-    """A network whose norms and biases are away from their plain start."""
+    """A network whose norms, biases and encoders are away from their plain start."""
     torch.manual_seed(seed)
     gnn = TamiyoGNN(config).eval()
     with torch.no_grad():
         for name, parameter in gnn.named_parameters():
-            if "norm" in name or "bias" in name:
+            if "norm" in name or "bias" in name or "encoders" in name:
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return gnn
 
@@ -53,6 +54,28 @@ def slow_encoding(gnn: TamiyoGNN, batch: GraphBatch) -> tuple[Tensor, Tensor]:
 def assert_alike(mine: GraphEncoding, graph: Tensor, seed: Tensor) -> None:
     torch.testing.assert_close(mine.graph, graph, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(mine.seed, seed, rtol=1e-5, atol=1e-5)
+
+
+def test_before_training_masks_and_unknown_indices_say_nothing() -> None:
+    batch, gnn = random_batch(np.random.default_rng(14), 3), TamiyoGNN(SMALL).eval()
+    spec = GRAPH_SPEC.channels["seed"]
+
+    def encoded(name: str, value: float) -> Tensor:
+        """The nodes where a feature of every seed is `value`."""
+        seeds = batch.nodes["seed"].copy()
+        seeds[:, spec[name]] = value
+        graphs = tensors(replace(batch, nodes=dict(batch.nodes) | {"seed": seeds}))
+        rows: Tensor = gnn.encoders(gnn.weights().encoders, graphs.x, graphs.rows, graphs.plan.offsets)
+        return rows
+
+    for mask in ("slot_stats_mask", "contribution_mask"):
+        torch.testing.assert_close(encoded(mask, 1.0), encoded(mask, 0.0))
+    assert not torch.allclose(encoded("slot_stats", 1.0), encoded("slot_stats", 0.0))
+    unknown, known = encoded("blueprint", 0.0), encoded("blueprint", 1.0 / INDEX_SCALE)
+    assert not torch.allclose(unknown, known)
+    with torch.no_grad():
+        gnn.encoders["seed"].tables[0].weight[1:] = 7.0  # type: ignore[index, union-attr]
+    torch.testing.assert_close(encoded("blueprint", 0.0), unknown)
 
 
 def many_neighbourhoods() -> GraphBatch:

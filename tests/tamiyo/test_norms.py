@@ -84,7 +84,7 @@ def test_layers_get_scores_and_keep_the_rest() -> None:
     out = MetricNormalisation()(x)
     scores = out[:, METRIC_CHANNELS]
     first = [0, 2, 5]
-    torch.testing.assert_close(scores[first, 0], torch.tensor([1.0, SCORE_LIMIT, 0.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scores[first, 0], torch.tensor([1.0 / SCORE_LIMIT, 1.0, 0.0]), atol=1e-4, rtol=0)
     assert not scores[:, 2:].any()
     others = [i for i in range(x.shape[1]) if not METRIC_CHANNELS.start <= i < METRIC_CHANNELS.stop]
     torch.testing.assert_close(out[:, others], x[:, others])
@@ -131,7 +131,7 @@ def test_statistics_that_cannot_divide_are_refused() -> None:
 
 def test_scores_by_a_prior_are_clipped_and_keep_what_is_unknown() -> None:
     scores = Prior(1.0, 0.5, is_log=True).score(np.array([np.e - 1.0, 1e30, np.nan]))
-    np.testing.assert_allclose(scores, [0.0, SCORE_LIMIT, np.nan], atol=1e-12)
+    np.testing.assert_allclose(scores, [0.0, 1.0, np.nan], atol=1e-12)
 
 
 def test_the_prior_of_parameter_counts_is_that_of_the_catalogue() -> None:
