@@ -64,8 +64,8 @@ class TamiyoGNNConfig:
     op_dim: int = setting(16, "Width of the operation embedding that the other heads are conditioned on.", ge=1)
     telemetry_dim: int = setting(64, "Width of the telemetry embedding.", ge=1)
     op_bias: tuple[float, ...] = setting(
-        (0.0, 0.5, -1.0, -1.0, 2.0, 1.0),
-        "First logits of WAIT, GERMINATE, SET_ALPHA_TARGET, PRUNE, FOSSILIZE, ADVANCE; with these seeds are mostly planted and kept. "
+        (0.5, 0.0, -1.0, -1.0, 2.0, 1.0),
+        "First logits of WAIT, GERMINATE, SET_ALPHA_TARGET, PRUNE, FOSSILIZE, ADVANCE; with these what was planted is mostly kept. "
         "A policy that plants at 1 in 3 every epoch almost always plants when sampled, and never by its most probable choice.",
     )
     probability_floors: ProbabilityFloors = setting(ProbabilityFloors, "Least probabilities per head.")
