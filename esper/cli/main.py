@@ -94,6 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--baselines", metavar="NAMES", help="comma-separated: random,wait,plateau,gradient,fixed")
     evaluate.add_argument("--split", choices=("eval", "heldout"), help="training contexts on new seeds, or contexts never trained on")
     evaluate.add_argument("--decisions", choices=("greedy", "sampled"), help="most probable choices, or drawn as in training")
+    evaluate.add_argument("--engine", choices=("auto", "sequential", "population"), help="how hosts are trained (default: as in the run)")
     evaluate.add_argument("--checkpoint", choices=("latest", "best"), default="latest", help="which policy (default: latest)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write every episode and the comparison as JSON")
     evaluate.add_argument("--local", action="store_true", help="run in this process, without Ray")

@@ -61,6 +61,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         {key: value for key, value in changes.items() if value is not None},
         checkpoint=options.checkpoint,
         local=options.local,
+        engine=options.engine,
     )
     if comparison is None:
         return INTERRUPTED

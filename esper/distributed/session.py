@@ -88,7 +88,9 @@ def open_store(config: RunConfig) -> CheckpointStore | None:
     return store
 
 
-def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal["latest", "best"], local: bool) -> dict[str, Any] | None:
+def evaluate_run(
+    root: Path, changes: Mapping[str, Any], *, checkpoint: Literal["latest", "best"], local: bool, engine: str | None = None
+) -> dict[str, Any] | None:
     """Compare a run's policy with baselines once more; the run's own telemetry stays as it is.
 
     Args:
@@ -96,6 +98,7 @@ def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal[
         changes: Settings of `EvaluationConfig` that shall differ from the run's.
         checkpoint: Which policy.
         local: In this process.
+        engine: Kind of engine that trains the hosts; None for the run's.
 
     Returns:
         The comparison as plain data, or None if the user stopped it.
@@ -110,7 +113,10 @@ def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal[
     evaluation = load(EvaluationConfig, merge(dump(stored.evaluation), changes), "evaluation")
     if evaluation.seeds_per_context == 0:
         raise ConfigError("evaluation.seeds_per_context=0 plays no episode; give --seeds 1 or more")
-    config = load(RunConfig, merge(dump(stored), {"evaluation": dump(evaluation), "telemetry": {"console": "off", "wandb": "off"}}))
+    overrides: dict[str, Any] = {"evaluation": dump(evaluation), "telemetry": {"console": "off", "wandb": "off"}}
+    if engine is not None:
+        overrides["engine"] = {"kind": engine}
+    config = load(RunConfig, merge(dump(stored), overrides))
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
     source = folder.choose(checkpoint)
     facts = examine(config)

@@ -41,20 +41,26 @@ def train(root: Path, seed: int, changes: Sequence[str]) -> Path:
     return run_dir
 
 
-def evaluate(run_dir: Path, split: str, baselines: tuple[str, ...]) -> dict[str, Any]:
-    """Play the policy of `run_dir`, and `baselines`, on the unseen hosts of `split`; an answer that is there already is kept."""
+def evaluate(run_dir: Path, split: str, baselines: tuple[str, ...], engine: str | None = None) -> dict[str, Any]:
+    """Play the policy of `run_dir`, and `baselines`, on the unseen hosts of `split`; an answer that is there already is kept.
+
+    With an `engine` hosts are trained by that one instead of the run's.
+    """
     names = "-".join(("learned", *baselines))
-    file = run_dir / f"{split}-{names}.json"
+    file = run_dir / (f"{split}-{names}.json" if engine is None else f"{split}-by-{engine}.json")
     if not file.exists():
         changes = {"seeds_per_context": HOST_SEEDS, "baselines": list(baselines), "split": split, "contexts": CONTEXTS[split]}
-        file.write_text(json.dumps(evaluate_run(run_dir, changes, checkpoint="latest", local=True)))
+        file.write_text(json.dumps(evaluate_run(run_dir, changes, checkpoint="latest", local=True, engine=engine)))
     result: dict[str, Any] = json.loads(file.read_text())
     return result
 
 
-def run_seed(root: Path, seed: int, split: str, changes: Sequence[str]) -> None:
+def run_seed(root: Path, seed: int, split: str, engine: str | None, changes: Sequence[str]) -> None:
     """Train one policy and play it on unseen hosts; the first one also plays the baselines, which no policy changes."""
-    evaluate(train(root, seed, changes), split, BASELINES if seed == 0 else ())
+    run_dir = train(root, seed, changes)
+    evaluate(run_dir, split, BASELINES if seed == 0 else ())
+    if engine is not None:
+        evaluate(run_dir, split, (), engine)
 
 
 def main() -> int:
@@ -63,11 +69,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     parser.add_argument("--split", choices=("eval", "heldout"), default="eval")
+    parser.add_argument("--engine", choices=("auto", "sequential", "population"), help="play every policy once more with this engine")
     parser.add_argument("--seeds", nargs="+", type=int, default=range(POLICY_SEEDS), help="policy seeds; 0 also plays the baselines")
     parser.add_argument("changes", nargs="*", help="settings that differ from the quick run's, e.g. engine.kind=sequential")
     options = parser.parse_args()
     with ProcessPoolExecutor(options.jobs) as pool:
-        for task in as_completed(pool.submit(run_seed, options.out, seed, options.split, options.changes) for seed in options.seeds):
+        arguments = (options.split, options.engine, options.changes)
+        for task in as_completed(pool.submit(run_seed, options.out, seed, *arguments) for seed in options.seeds):
             task.result()
     return 0
 

@@ -41,9 +41,12 @@ def utilities(outcomes: list[dict[str, Any]], contexts: list[str]) -> np.ndarray
 
 
 def difference(learned: np.ndarray, baseline: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-    """Mean of learned − baseline with a 95 % interval that resamples policy seeds, and host seeds within each context."""
+    """Mean of learned [P, C, S] − baseline, [C, S] or one for each policy, with a 95 % interval.
+
+    The interval resamples policy seeds, and host seeds within each context.
+    """
     num_policies, num_contexts, num_seeds = learned.shape
-    paired = learned - baseline[None]
+    paired = learned - baseline
     draws = np.empty(NUM_RESAMPLES)
     for i in range(NUM_RESAMPLES):
         policies = rng.integers(num_policies, size=num_policies)
@@ -99,6 +102,19 @@ def against(runs: Path, others: Path, split: str) -> dict[str, float]:
     return {"mean": float(own.mean() - other.mean()), "low": float(low), "high": float(high)}
 
 
+def by_engine(runs: Path, split: str, engine: str) -> dict[str, Any]:
+    """What changes for each policy where `engine` trains the hosts, host by host, with a 95 % interval of the mean."""
+    learned, _, contexts, _ = read(runs, split)
+    files = sorted(runs.glob(f"seed-*/{split}-by-{engine}.json"))
+    again = np.stack([utilities(json.loads(file.read_text())["outcomes"][LEARNED], contexts) for file in files])
+    return {
+        "engine": engine,
+        "by_policy_seed": again.mean((1, 2)).tolist(),
+        "spread": (again - learned).std((1, 2)).tolist(),
+        **difference(again, learned, np.random.default_rng(0)),
+    }
+
+
 def as_markdown(results: dict[str, Any]) -> str:
     """The README's tables."""
     policies = list(results["means"])
@@ -121,6 +137,11 @@ def as_markdown(results: dict[str, Any]) -> str:
     if "against" in results:
         d = results["against"]
         lines.append(f"These learned policies − those of the other runs: {d['mean']:+.1f} U, 95 % [{d['low']:+.1f}, {d['high']:+.1f}].")
+    if "by_engine" in results:
+        d = results["by_engine"]
+        by_seed = ", ".join(f"{value:.1f} (±{spread:.1f})" for value, spread in zip(d["by_policy_seed"], d["spread"], strict=True))
+        lines.append(f"With engine {d['engine']}, by policy seed (± standard deviation of the change over hosts): {by_seed}.")
+        lines.append(f"Change: {d['mean']:+.2f} U, 95 % [{d['low']:+.2f}, {d['high']:+.2f}].")
     return "\n".join(lines) + "\n"
 
 
@@ -130,10 +151,13 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, required=True, help="folder that run.py wrote")
     parser.add_argument("--split", choices=("eval", "heldout"), default="eval")
     parser.add_argument("--against", type=Path, help="folder of other runs, to compare the learned policies with")
+    parser.add_argument("--engine", help="also tell what changed where `run.py --engine` played the policies again")
     options = parser.parse_args()
     results = tabulate(options.runs, options.split)
     if options.against:
         results["against"] = against(options.runs, options.against, options.split)
+    if options.engine:
+        results["by_engine"] = by_engine(options.runs, options.split, options.engine)
     (HERE / f"results-{options.split}.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / f"results-{options.split}.md").write_text(as_markdown(results))
     shutil.copy(options.runs / "seed-0" / "report.png", HERE / "report.png")

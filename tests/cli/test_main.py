@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -16,8 +17,9 @@ from esper.cli.main import INTERRUPTED, main
 from esper.cli.settings import describe
 from esper.distributed.config import RunConfig
 from esper.distributed.run_dir import Owner
+from esper.distributed.session import evaluate_run
 from esper.leyline.layer_ops import BlueprintError
-from esper.leyline.load import dump
+from esper.leyline.load import ConfigError, dump
 from esper.tolaria.trial import TrialBatch
 from tests.distributed.runs import TINY, tiny_config
 
@@ -263,6 +265,18 @@ def test_an_evaluation_is_printed_written_and_leaves_the_runs_telemetry_alone(fi
     assert (finished / "telemetry.duckdb").read_bytes() == before
     assert main(arguments) == 0
     assert json.loads(target.read_text()) == comparison
+
+
+def test_a_policy_plays_alike_whichever_engine_trains_the_hosts(finished: Path, tmp_path: Path) -> None:
+    played = {}
+    for engine in ("sequential", "population"):
+        target = tmp_path / f"{engine}.json"
+        arguments = ["eval", str(finished), "--local", "--seeds", "2", "--baselines", "wait", "--engine", engine, "--json", str(target)]
+        assert main(arguments) == 0
+        played[engine] = [outcome["utility"] for outcome in json.loads(target.read_text())["outcomes"]["learned"]]
+    np.testing.assert_allclose(played["population"], played["sequential"], atol=3.0)
+    with pytest.raises(ConfigError, match=r"engine\.kind='none'"):
+        evaluate_run(finished, {"seeds_per_context": 1}, checkpoint="latest", local=True, engine="none")
 
 
 def test_the_best_checkpoint_can_be_evaluated(finished: Path) -> None:
