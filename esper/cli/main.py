@@ -91,6 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("eval", help="compare a trained policy with baselines on unseen host seeds")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     evaluate.add_argument("--seeds", type=int, metavar="N", help="unseen host seeds per context (default: the run's setting)")
+    evaluate.add_argument("--host-seed", type=int, metavar="N", help="root of the hosts' randomness; another one draws other hosts")
     evaluate.add_argument("--baselines", metavar="NAMES", help="comma-separated: random,wait,plateau,gradient,fixed")
     evaluate.add_argument("--split", choices=("eval", "heldout"), help="training contexts on new seeds, or contexts never trained on")
     evaluate.add_argument("--decisions", choices=("greedy", "sampled"), help="most probable choices, or drawn as in training")

@@ -53,7 +53,13 @@ def run_resume(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Compare a run's policy with baselines."""
     baselines = tuple(options.baselines.split(",")) if options.baselines is not None else None
-    changes = {"seeds_per_context": options.seeds, "baselines": baselines, "split": options.split, "decisions": options.decisions}
+    changes = {
+        "seeds_per_context": options.seeds,
+        "seed": options.host_seed,
+        "baselines": baselines,
+        "split": options.split,
+        "decisions": options.decisions,
+    }
     if options.json is not None and not options.json.resolve().parent.is_dir():
         raise ConfigError(f"--json {options.json}: the folder {options.json.resolve().parent} does not exist")
     comparison = evaluate_run(

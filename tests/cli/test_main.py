@@ -279,6 +279,16 @@ def test_a_policy_plays_alike_whichever_engine_trains_the_hosts(finished: Path, 
         evaluate_run(finished, {"seeds_per_context": 1}, checkpoint="latest", local=True, engine="none")
 
 
+def test_another_host_seed_draws_other_hosts(finished: Path, tmp_path: Path) -> None:
+    waited = []
+    for seed in ("7", "7", "8"):
+        target = tmp_path / "comparison.json"
+        arguments = ["eval", str(finished), "--local", "--seeds", "1", "--baselines", "wait", "--host-seed", seed, "--json", str(target)]
+        assert main(arguments) == 0
+        waited.append([outcome["final_accuracy"] for outcome in json.loads(target.read_text())["outcomes"]["wait"]])
+    assert waited[0] == waited[1] != waited[2]
+
+
 def test_the_best_checkpoint_can_be_evaluated(finished: Path) -> None:
     assert main(["eval", str(finished), "--local", "--seeds", "1", "--baselines", "wait", "--checkpoint", "best"]) == 0
 
