@@ -50,6 +50,21 @@ def add_resume(commands: Any) -> None:
     resume.add_argument("--local", action="store_true", help="run in this process, without Ray")
 
 
+def add_evaluate(commands: Any) -> None:
+    """`esper eval`."""
+    evaluate = commands.add_parser("eval", help="compare a trained policy with baselines on unseen host seeds")
+    evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    evaluate.add_argument("--seeds", type=int, metavar="N", help="unseen host seeds per context (default: the run's setting)")
+    evaluate.add_argument("--host-seed", type=int, metavar="N", help="root of the hosts' randomness; another one draws other hosts")
+    evaluate.add_argument("--baselines", metavar="NAMES", help="comma-separated: random,wait,plateau,gradient,fixed")
+    evaluate.add_argument("--split", choices=("eval", "heldout"), help="training contexts on new seeds, or contexts never trained on")
+    evaluate.add_argument("--decisions", choices=("greedy", "sampled"), help="most probable choices, or drawn as in training")
+    evaluate.add_argument("--engine", choices=("auto", "sequential", "population"), help="how hosts are trained (default: as in the run)")
+    evaluate.add_argument("--checkpoint", choices=("latest", "best"), default="latest", help="which policy (default: latest)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write every episode and the comparison as JSON")
+    evaluate.add_argument("--local", action="store_true", help="run in this process, without Ray")
+
+
 def add_export(commands: Any) -> None:
     """`esper export`."""
     export = commands.add_parser("export", help="write a trained policy as a directory that TamiyoService loads")

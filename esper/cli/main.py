@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.cli.arguments import add_export, add_operations, add_resume, add_short_settings
+from esper.cli.arguments import add_evaluate, add_export, add_operations, add_resume, add_short_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,19 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("settings", nargs="*", metavar="key=value", help="settings, e.g. rollout.rounds=10 ppo.learning_rate=0.0003")
 
     add_resume(commands)
-
-    evaluate = commands.add_parser("eval", help="compare a trained policy with baselines on unseen host seeds")
-    evaluate.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    evaluate.add_argument("--seeds", type=int, metavar="N", help="unseen host seeds per context (default: the run's setting)")
-    evaluate.add_argument("--host-seed", type=int, metavar="N", help="root of the hosts' randomness; another one draws other hosts")
-    evaluate.add_argument("--baselines", metavar="NAMES", help="comma-separated: random,wait,plateau,gradient,fixed")
-    evaluate.add_argument("--split", choices=("eval", "heldout"), help="training contexts on new seeds, or contexts never trained on")
-    evaluate.add_argument("--decisions", choices=("greedy", "sampled"), help="most probable choices, or drawn as in training")
-    evaluate.add_argument("--engine", choices=("auto", "sequential", "population"), help="how hosts are trained (default: as in the run)")
-    evaluate.add_argument("--checkpoint", choices=("latest", "best"), default="latest", help="which policy (default: latest)")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write every episode and the comparison as JSON")
-    evaluate.add_argument("--local", action="store_true", help="run in this process, without Ray")
-
+    add_evaluate(commands)
     add_export(commands)
 
     sweep = commands.add_parser("sweep", help="search settings with many runs, and report what was found")

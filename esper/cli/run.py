@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,7 @@ from esper.leyline.load import ConfigError, dump
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -53,7 +54,7 @@ def run_resume(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Compare a run's policy with baselines."""
     baselines = tuple(options.baselines.split(",")) if options.baselines is not None else None
-    changes = {
+    evaluation = {
         "seeds_per_context": options.seeds,
         "seed": options.host_seed,
         "baselines": baselines,
@@ -64,10 +65,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
         raise ConfigError(f"--json {options.json}: the folder {options.json.resolve().parent} does not exist")
     comparison = evaluate_run(
         options.run_dir,
-        {key: value for key, value in changes.items() if value is not None},
+        {"evaluation": _given(evaluation), "engine": _given({"kind": options.engine})},
         checkpoint=options.checkpoint,
         local=options.local,
-        engine=options.engine,
     )
     if comparison is None:
         return INTERRUPTED
@@ -82,6 +82,10 @@ def run_export(options: argparse.Namespace) -> int:
     version = export_policy(options.run_dir, options.out, checkpoint=options.checkpoint)
     print(f"policy      {options.out}\nversion     {version}")
     return OK
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _finish(was_interrupted: bool) -> int:

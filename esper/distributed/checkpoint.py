@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from esper.distributed.checkpoint_folder import (
-    MANIFEST,
-    STATE,
-    TENSORS,
-    CheckpointError,
-    hash_of,
-    read_manifest,
-    require_files,
-)
+from esper.distributed.checkpoint_folder import MANIFEST, STATE, TENSORS, CheckpointError, hash_of, read_manifest, require_files
 
 if TYPE_CHECKING:
     from pathlib import Path

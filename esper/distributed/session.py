@@ -14,7 +14,7 @@ from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolde
 from esper.distributed.closing import besides
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.compare import Comparison, compare
-from esper.distributed.config import EvaluationConfig, RunConfig, read_run_config, write_run_config
+from esper.distributed.config import RunConfig, read_run_config, write_run_config
 from esper.distributed.driver import Run, go_back, restore, train
 from esper.distributed.executor import ClusterError, LearnerLostError, RunFailedError
 from esper.distributed.facts import RunFacts, examine
@@ -88,17 +88,14 @@ def open_store(config: RunConfig) -> CheckpointStore | None:
     return store
 
 
-def evaluate_run(
-    root: Path, changes: Mapping[str, Any], *, checkpoint: Literal["latest", "best"], local: bool, engine: str | None = None
-) -> dict[str, Any] | None:
+def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal["latest", "best"], local: bool) -> dict[str, Any] | None:
     """Compare a run's policy with baselines once more; the run's own telemetry stays as it is.
 
     Args:
         root: The run's folder.
-        changes: Settings of `EvaluationConfig` that shall differ from the run's.
+        changes: What shall differ from the run's settings, section by section: `evaluation`, and `engine` for how hosts are trained.
         checkpoint: Which policy.
         local: In this process.
-        engine: Kind of engine that trains the hosts; None for the run's.
 
     Returns:
         The comparison as plain data, or None if the user stopped it.
@@ -109,14 +106,10 @@ def evaluate_run(
         CheckpointError: If it has no usable checkpoint.
     """
     paths = open_run_dir(root, for_writing=False)
-    stored = read_run_config(paths.config)
-    evaluation = load(EvaluationConfig, merge(dump(stored.evaluation), changes), "evaluation")
-    if evaluation.seeds_per_context == 0:
+    changed = merge(dump(read_run_config(paths.config)), changes)
+    config = load(RunConfig, merge(changed, {"telemetry": {"console": "off", "wandb": "off"}}))
+    if config.evaluation.seeds_per_context == 0:
         raise ConfigError("evaluation.seeds_per_context=0 plays no episode; give --seeds 1 or more")
-    overrides: dict[str, Any] = {"evaluation": dump(evaluation), "telemetry": {"console": "off", "wandb": "off"}}
-    if engine is not None:
-        overrides["engine"] = {"kind": engine}
-    config = load(RunConfig, merge(dump(stored), overrides))
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
     source = folder.choose(checkpoint)
     facts = examine(config)

@@ -49,8 +49,9 @@ def evaluate(run_dir: Path, split: str, baselines: tuple[str, ...], engine: str 
     names = "-".join(("learned", *baselines))
     file = run_dir / (f"{split}-{names}.json" if engine is None else f"{split}-by-{engine}.json")
     if not file.exists():
-        changes = {"seeds_per_context": HOST_SEEDS, "baselines": list(baselines), "split": split, "contexts": CONTEXTS[split]}
-        file.write_text(json.dumps(evaluate_run(run_dir, changes, checkpoint="latest", local=True, engine=engine)))
+        evaluation = {"seeds_per_context": HOST_SEEDS, "baselines": list(baselines), "split": split, "contexts": CONTEXTS[split]}
+        changes = {"evaluation": evaluation, "engine": {} if engine is None else {"kind": engine}}
+        file.write_text(json.dumps(evaluate_run(run_dir, changes, checkpoint="latest", local=True)))
     result: dict[str, Any] = json.loads(file.read_text())
     return result
 

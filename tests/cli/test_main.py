@@ -276,7 +276,7 @@ def test_a_policy_plays_alike_whichever_engine_trains_the_hosts(finished: Path, 
         played[engine] = [outcome["utility"] for outcome in json.loads(target.read_text())["outcomes"]["learned"]]
     np.testing.assert_allclose(played["population"], played["sequential"], atol=3.0)
     with pytest.raises(ConfigError, match=r"engine\.kind='none'"):
-        evaluate_run(finished, {"seeds_per_context": 1}, checkpoint="latest", local=True, engine="none")
+        evaluate_run(finished, {"engine": {"kind": "none"}}, checkpoint="latest", local=True)
 
 
 def test_another_host_seed_draws_other_hosts(finished: Path, tmp_path: Path) -> None:
