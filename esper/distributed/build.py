@@ -195,6 +195,7 @@ class TelemetryStore:
         """Forget once more what earlier lives left on disk and sent late, then close, whatever becomes of the rest."""
         with ExitStack() as stack:
             stack.callback(self.sink.close)
+            stack.callback(self._note_missed)
             stack.callback(self._forget)
             if self._answers is not None:
                 stack.callback(self._answers.close)
@@ -209,6 +210,10 @@ class TelemetryStore:
         sink = open_wandb(telemetry.wandb, telemetry.wandb_project, folder=folder, label=label, config=dump(config))
         self.notes += [sink.note] if sink.note else []
         return sink
+
+    def _note_missed(self) -> None:
+        for watcher, num_batches in self.sink.missed().items():
+            self._file.note_incident("watcher_missed", f"{watcher} did not get {num_batches} batches, which this file has")
 
     def _forget(self) -> None:
         keep_rounds = self._keep_rounds

@@ -101,6 +101,7 @@ class Gauges:
             num_events_emitted=stats.emitted_events,
             num_events_dropped=stats.dropped_events,
             num_batches_waiting=stats.held_batches,
+            num_batches_on_disk=stats.disk_batches,
         )
         self._emitter.emit(TelemetryEvent(TelemetryEventType.HEARTBEAT, payload))
 

@@ -151,6 +151,7 @@ class ProcessLife:
     num_events_emitted: int | None
     num_events_dropped: int | None
     most_batches_waiting: int | None
+    most_batches_on_disk: int | None
 
 
 def update_columns(store: Store, columns: Sequence[str], *, max_points: int = 2000) -> dict[str, list[Any]]:
@@ -263,7 +264,8 @@ def process_lives(store: Store) -> list[ProcessLife]:
     sql = """
         SELECT source, count(*) AS num_beats, max(uptime_sec) AS uptime_sec, max(silence_sec) AS longest_silence_sec,
                bool_or(NOT training_thread_alive) AS is_over, max(num_events_emitted) AS num_events_emitted,
-               max(num_events_dropped) AS num_events_dropped, max(num_batches_waiting) AS most_batches_waiting
+               max(num_events_dropped) AS num_events_dropped, max(num_batches_waiting) AS most_batches_waiting,
+               max(num_batches_on_disk) AS most_batches_on_disk
         FROM (SELECT * FROM heartbeats QUALIFY incarnation = max(incarnation) OVER (PARTITION BY source))
         GROUP BY source ORDER BY source
     """

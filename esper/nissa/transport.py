@@ -34,15 +34,12 @@ class InProcessTransport:
     def __init__(self, sink: DurableSink) -> None:
         self._sink = sink
         self._is_refused = False
-        self.num_refusals = 0
-        """Times the sink was unavailable."""
 
     def try_put(self, batches: Sequence[bytes]) -> bool:
         """Store `batches`; False if the sink cannot store now."""
         try:
             self._sink.write([decode(payload) for payload in batches])
         except SinkUnavailableError as error:
-            self.num_refusals += 1
             if not self._is_refused:
                 logger.warning("telemetry is held back, its sink is unavailable: %s", error)
             self._is_refused = True

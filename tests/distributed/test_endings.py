@@ -18,10 +18,13 @@ from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.duckdb import DuckDBSink
 from tests.distributed.faults import SETTINGS
 from tests.distributed.runs import STEPS_PER_ROUND, at_step, tiny_config, trace
-from tests.fakes.telemetry import FlakyTransport, heartbeat
+from tests.fakes.telemetry import FlakyTransport, heartbeat, heartbeat_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    import pyarrow as pa
 
 GIVEN_UP = PartFaultPayload(part="env-0", fault="died", remedy="give_up", num_faults=4, life=7)
 WITHOUT_EXTRAS = ("telemetry.live_queries=false", "telemetry.snapshot_sec=0")
@@ -109,3 +112,25 @@ def test_finished_work_of_a_lost_part_is_fetched_from_its_spool_and_what_is_nowh
         incidents = file.rows("SELECT kind, detail FROM incidents")
     told = [{"kind": "lost_batches", "detail": "of env-0 (life 0), batches 2 to 2: finished and never stored"}]
     assert incidents == told[:num_vanished]
+
+
+class Unreachable:
+    note = ""
+
+    def write(self, batches: Sequence[pa.RecordBatch]) -> None:
+        raise SinkUnavailableError("no network")
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_a_dashboard_missed_is_recorded_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = create_run_dir(tmp_path / "run")
+    monkeypatch.setattr("esper.nissa.sinks.wandb.open_wandb", lambda *_, **__: Unreachable())
+    store = TelemetryStore(tiny_config(*WITHOUT_EXTRAS, "telemetry.wandb=offline"), paths, keep_rounds=None, life="one")
+    for seq in (1, 2, 3):
+        store.sink.write([heartbeat_batch(seq)])
+    store.close()
+    with Store.open(paths.root) as file:
+        incidents = file.rows("SELECT kind, detail FROM incidents")
+    assert incidents == [{"kind": "watcher_missed", "detail": "Unreachable did not get 3 batches, which this file has"}]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +44,19 @@ def event(event_type: str, payload: TelemetryPayload, second: float = 0.0) -> Te
 def heartbeat(uptime_sec: float = 1.0) -> TelemetryEvent:
     """A small event whose number tells it apart."""
     return event("HEARTBEAT", HeartbeatPayload(source="test", uptime_sec=uptime_sec, training_thread_alive=True), uptime_sec)
+
+
+def read_rows(sink: DuckDBSink, sql: str) -> list[dict[str, Any]]:
+    """What `sql` finds in the file of an open sink."""
+    with closing(sink.open_reader()) as reader:
+        rows: list[dict[str, Any]] = reader.sql(sql).to_arrow_table().to_pylist()
+        return rows
+
+
+def fold_in(sink: DuckDBSink) -> None:
+    """Fold the log of an open sink into its file."""
+    with closing(sink.open_reader()) as reader:
+        reader.execute("CHECKPOINT")
 
 
 def heartbeat_batch(

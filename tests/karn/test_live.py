@@ -15,7 +15,7 @@ from esper.karn.live import ADDRESS_FILE, LiveAnswers, ask_live
 from esper.karn.sandbox import QueryError, QueryLimits
 from esper.karn.views.catalogue import view_statements
 from esper.nissa.sinks.duckdb import DuckDBSink
-from tests.fakes.telemetry import heartbeat_batch
+from tests.fakes.telemetry import heartbeat_batch, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ def test_an_answer_has_what_was_stored_a_moment_ago(tmp_path: Path, sink: DuckDB
 def test_what_does_not_read_telemetry_is_refused(tmp_path: Path, sink: DuckDBSink, statement: str, complaint: str) -> None:
     with pytest.raises(QueryError, match=complaint):
         ask_live(tmp_path, statement, LIMITS)
-    assert sink.query("SELECT count(*) AS n FROM heartbeat").to_pylist() == [{"n": 1}]
+    assert read_rows(sink, "SELECT count(*) AS n FROM heartbeat") == [{"n": 1}]
 
 
 @pytest.mark.usefixtures("answers")

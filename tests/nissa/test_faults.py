@@ -15,7 +15,7 @@ from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.transport import InProcessTransport
-from tests.fakes.telemetry import FakeClock, FlakyTransport, heartbeat, heartbeat_batch
+from tests.fakes.telemetry import FakeClock, FlakyTransport, heartbeat, heartbeat_batch, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ ONE_A_BATCH = TelemetryConfig(flush_rows=1, spool_batches=4, resend_sec=1.0)
 
 def stored(path: Path) -> list[float]:
     sink = DuckDBSink(path)
-    rows = sink.query("SELECT uptime_sec FROM heartbeat ORDER BY uptime_sec").to_pylist()
+    rows = read_rows(sink, "SELECT uptime_sec FROM heartbeat ORDER BY uptime_sec")
     sink.close()
     return [row["uptime_sec"] for row in rows]
 
@@ -119,7 +119,7 @@ def test_what_a_damaged_log_took_along_does_not_hold_up_what_follows(tmp_path: P
     clock.advance(2.0)
     emitter.flush()
     assert emitter.stats().held_batches == 0
-    rows = sink.query("SELECT uptime_sec FROM heartbeat WHERE uptime_sec >= 100 ORDER BY 1").to_pylist()
+    rows = read_rows(sink, "SELECT uptime_sec FROM heartbeat WHERE uptime_sec >= 100 ORDER BY 1")
     assert [row["uptime_sec"] for row in rows] == [100.0, 101.0]
 
 

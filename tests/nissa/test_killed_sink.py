@@ -15,7 +15,7 @@ import pytest
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.sinks.duckdb import DuckDBSink
-from tests.fakes.telemetry import heartbeat
+from tests.fakes.telemetry import heartbeat, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ def test_ten_kills_lose_nothing_acknowledged_and_store_nothing_twice(tmp_path: P
     assert (stats.held_batches, stats.dropped_events) == (0, 0)
     assert most_on_disk > 0
     file = DuckDBSink(tmp_path / "telemetry.duckdb")
-    stored = [row["uptime_sec"] for row in file.query("SELECT uptime_sec FROM heartbeat ORDER BY uptime_sec").to_pylist()]
+    stored = [row["uptime_sec"] for row in read_rows(file, "SELECT uptime_sec FROM heartbeat ORDER BY uptime_sec")]
     assert stored == [float(one) for one in range(1, number + 1)]
     assert file.quarantined_wal is None
     file.close()
@@ -143,7 +143,7 @@ def test_what_was_acknowledged_before_the_first_kill_is_there_at_once(tmp_path: 
     sink.process.wait(timeout=PATIENCE_SEC)
     file = DuckDBSink(tmp_path / "telemetry.duckdb")
     assert file.high_water_mark("env-0", 0) == num_acknowledged
-    assert file.query("SELECT count(*) AS n FROM heartbeat").to_pylist() == [{"n": 3 * num_acknowledged}]
+    assert read_rows(file, "SELECT count(*) AS n FROM heartbeat") == [{"n": 3 * num_acknowledged}]
     file.close()
 
 

@@ -15,7 +15,7 @@ from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.transport import InProcessTransport
-from tests.fakes.telemetry import one_round
+from tests.fakes.telemetry import one_round, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,10 +83,11 @@ def test_nothing_is_lost_the_queue_stays_short_and_memory_flat(tmp_path: Path, n
     stats = emitter.close(timeout_sec=60.0)
     is_over.set()
     thread.join()
-    stored = sink.query(
+    stored = read_rows(
+        sink,
         "SELECT sum(estimated_size) AS n FROM duckdb_tables() "
-        "WHERE table_name NOT IN ('high_water_marks', 'schema_version', 'lives', 'incidents', 'rejected_batches')"
-    ).to_pylist()[0]["n"]
+        "WHERE table_name NOT IN ('high_water_marks', 'schema_version', 'lives', 'incidents', 'rejected_batches')",
+    )[0]["n"]
     sink.close()
     assert (stats.held_batches, stats.dropped_events) == (0, 0)
     assert stored == num_events

@@ -156,10 +156,11 @@ def _infrastructure(store: Store) -> str:
             "–" if one.num_events_emitted is None else str(one.num_events_emitted),
             "–" if one.num_events_dropped is None else str(one.num_events_dropped),
             "–" if one.most_batches_waiting is None else str(one.most_batches_waiting),
+            "–" if one.most_batches_on_disk is None else str(one.most_batches_on_disk),
         )
         for one in process_lives(store)
     ]
-    headings = ("process", "lived (s)", "heartbeats", "longest silence (s)", "end", "events", "lost", "most batches waiting")
+    headings = ("process", "lived (s)", "heartbeats", "longest silence (s)", "end", "events", "lost", "batches waiting", "on disk")
     figure = _picture(machine_figure(store), "Speed, load, memory, and where a host epoch's time goes")
     return figure + (_table(headings, lives) if lives else "") + _incidents(store)
 

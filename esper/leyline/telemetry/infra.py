@@ -53,6 +53,8 @@ class HeartbeatPayload(Payload):
     num_events_dropped: int | None = None
     num_batches_waiting: int | None = None
     """Not yet acknowledged, in memory or on disk."""
+    num_batches_on_disk: int | None = None
+    """Of these, those in files, because memory had no more room or the sink was away for long."""
 
 
 @dataclass(frozen=True, slots=True)

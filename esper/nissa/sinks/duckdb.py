@@ -122,12 +122,6 @@ class DuckDBSink:
         """Highest stored sequence number of a producer; 0 if none."""
         return self._marks.mark(source, incarnation)
 
-    def next_incarnation(self) -> int:
-        """A number that no producer in this file has used as its incarnation."""
-        used = "SELECT incarnation FROM high_water_marks UNION ALL SELECT incarnation FROM lives"
-        row = self._connection.execute(f"SELECT coalesce(max(incarnation) + 1, 0) FROM ({used})").fetchall()[0]
-        return int(row[0])
-
     def open_life(self, life: str) -> tuple[int, int]:
         """Count an opening of the file within a run's life, which survives a restart of the process that stores.
 
@@ -142,7 +136,7 @@ class DuckDBSink:
             incarnation, num_openings = int(known[0][0]), int(known[0][1]) + 1
             self._connection.execute("UPDATE lives SET num_openings = ? WHERE life = ?", [num_openings, life])
         else:
-            incarnation, num_openings = self.next_incarnation(), 1
+            incarnation, num_openings = self._unused_incarnation(), 1
             self._connection.execute("INSERT INTO lives VALUES (?, ?, ?)", [life, incarnation, num_openings])
         return incarnation, num_openings
 
@@ -210,14 +204,6 @@ class DuckDBSink:
                     num_deleted += len(self._connection.execute(deletion, [before_incarnation, groups]).fetchall())
         return num_deleted
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
-        """Answer a live reader of this process; `sql` is trusted."""
-        cursor = self._connection.cursor()
-        try:
-            return cursor.sql(sql, params=list(parameters)).to_arrow_table()
-        finally:
-            cursor.close()
-
     def open_reader(self) -> Any:
         """A further connection to the file, for a reader in another thread, who closes it before the file is closed.
 
@@ -268,6 +254,11 @@ class DuckDBSink:
         self._connection = None
         if compact is not None:
             os.replace(compact, self._path)
+
+    def _unused_incarnation(self) -> int:
+        used = "SELECT incarnation FROM high_water_marks UNION ALL SELECT incarnation FROM lives"
+        row = self._connection.execute(f"SELECT coalesce(max(incarnation) + 1, 0) FROM ({used})").fetchall()[0]
+        return int(row[0])
 
     def _start(self, lock_patience_sec: float = 0.0) -> None:
         self._connection, quarantined = open_file(self._path, self._scratch, patience_sec=lock_patience_sec)

@@ -30,8 +30,7 @@ class FanOutSink:
     def __init__(self, primary: DurableSink, watchers: Sequence[Sink]) -> None:
         self._primary = primary
         self._watchers = tuple(watchers)
-        self.num_missed = 0
-        """Batches that some watcher did not get."""
+        self._missed: dict[str, int] = {}
 
     def fresh(self, batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
         """Those of `batches` that the primary has not stored."""
@@ -48,8 +47,13 @@ class FanOutSink:
             try:
                 watcher.write(news)
             except SinkUnavailableError as error:
-                self.num_missed += len(news)
-                logger.warning("%s misses %d batches: %s", type(watcher).__name__, len(news), error)
+                name = type(watcher).__name__
+                self._missed[name] = self._missed.get(name, 0) + len(news)
+                logger.warning("%s misses %d batches: %s", name, len(news), error)
+
+    def missed(self) -> dict[str, int]:
+        """Kind of watcher → batches that it did not get; those that got all are left out."""
+        return dict(self._missed)
 
     def high_water_mark(self, source: str, incarnation: int) -> int:
         """Highest sequence number that the primary has stored."""

@@ -16,7 +16,7 @@ from esper.leyline.telemetry.schema import event_schema, record_batch, table_nam
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.wire import BatchId, decode, identity_of, stamp
-from tests.fakes.telemetry import event, heartbeat_batch, outcome, whole_run
+from tests.fakes.telemetry import event, fold_in, heartbeat_batch, outcome, read_rows, whole_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ os._exit(9)
 
 
 def seqs(sink: DuckDBSink) -> list[int]:
-    return [row["seq"] for row in sink.query("SELECT seq FROM heartbeat ORDER BY seq").to_pylist()]
+    return [row["seq"] for row in read_rows(sink, "SELECT seq FROM heartbeat ORDER BY seq")]
 
 
 def crash(path: Path) -> None:
@@ -49,7 +49,7 @@ def _environment() -> dict[str, str]:
 def test_every_event_type_has_a_table_from_the_start(tmp_path: Path) -> None:
     sink = DuckDBSink(tmp_path / "t.duckdb")
     for event_type in TelemetryEventType:
-        columns = sink.query(f"SELECT * FROM {table_name(event_type)}").column_names
+        columns = [row["name"] for row in read_rows(sink, f"SELECT name FROM pragma_table_info('{table_name(event_type)}')")]
         assert set(event_schema(event_type).names) | {"producer", "incarnation", "seq"} == set(columns)
 
 
@@ -57,7 +57,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     sink = DuckDBSink(tmp_path / "t.duckdb")
     events = [event("EPISODE_OUTCOME", outcome(env, 0, 50.0 + env, kept=("r0c0:conv", "r0c1:norm")), 1.5) for env in range(3)]
     sink.write([stamp(record_batch(events), BatchId("driver", 2, 1, 0, "EPISODE_OUTCOME"))])
-    rows = sink.query("SELECT * FROM episode_outcome ORDER BY env_id").to_pylist()
+    rows = read_rows(sink, "SELECT * FROM episode_outcome ORDER BY env_id")
     for row, original in zip(rows, events, strict=True):
         assert row["event_id"] == original.event_id
         assert row["timestamp"] == original.timestamp.replace(tzinfo=None)
@@ -72,7 +72,7 @@ def test_every_kind_of_event_of_a_run_is_stored(tmp_path: Path) -> None:
     for seq, one in enumerate(events, 1):
         sink.write([stamp(record_batch([one]), BatchId("driver", 0, seq, seq - 1, one.event_type.name))])
     for event_type in {one.event_type for one in events}:
-        stored = sink.query(f"SELECT count(*) AS n FROM {table_name(event_type)}").to_pylist()[0]["n"]
+        stored = read_rows(sink, f"SELECT count(*) AS n FROM {table_name(event_type)}")[0]["n"]
         assert stored == sum(one.event_type is event_type for one in events)
 
 
@@ -92,7 +92,7 @@ def test_lives_and_producers_are_told_apart(tmp_path: Path) -> None:
     sink = DuckDBSink(tmp_path / "t.duckdb")
     sink.write([heartbeat_batch(1), heartbeat_batch(1, incarnation=3), heartbeat_batch(1, source="env-1")])
     assert seqs(sink) == [1, 1, 1]
-    assert sink.next_incarnation() == 4
+    assert sink.open_life("another") == (4, 1)
 
 
 def test_a_killed_writer_keeps_what_was_written_and_its_marks(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_batch_that_does_not_fit_is_set_aside_and_holds_up_nobody(tmp_path: Pa
     sink.write([heartbeat_batch(1), wrong, heartbeat_batch(3)])
     assert seqs(sink) == [1, 3]
     assert sink.high_water_mark("env-0", 0) == 3
-    (rejected,) = sink.query("SELECT * FROM rejected_batches").to_pylist()
+    (rejected,) = read_rows(sink, "SELECT * FROM rejected_batches")
     assert (rejected["producer"], rejected["seq"], rejected["num_events"]) == ("env-0", 2, 1)
     assert decode(rejected["payload"]).to_pylist() == rows.to_pylist()
 
@@ -138,7 +138,7 @@ def test_a_new_field_becomes_a_column(tmp_path: Path) -> None:
     sink.close()
     reopened = DuckDBSink(path)
     reopened.write([heartbeat_batch(3)])
-    rows = reopened.query("SELECT seq, gpu_temperature FROM heartbeat ORDER BY seq").to_pylist()
+    rows = read_rows(reopened, "SELECT seq, gpu_temperature FROM heartbeat ORDER BY seq")
     assert [row["gpu_temperature"] for row in rows] == [None, 71.5, None]
 
 
@@ -146,7 +146,7 @@ def test_legacy_names_go_to_the_table_of_today(tmp_path: Path) -> None:
     sink = DuckDBSink(tmp_path / "t.duckdb")
     update = next(one for one in whole_run(1) if one.event_type is TelemetryEventType.TAMIYO_POLICY_UPDATE)
     sink.write([stamp(record_batch([update]), BatchId("old", 0, 1, 0, "PPO_UPDATE_COMPLETED"))])
-    assert sink.query("SELECT count(*) AS n FROM tamiyo_policy_update").to_pylist() == [{"n": 1}]
+    assert read_rows(sink, "SELECT count(*) AS n FROM tamiyo_policy_update") == [{"n": 1}]
 
 
 def test_an_unreadable_log_is_set_aside_and_the_file_stays_usable(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_unreadable_log_is_set_aside_and_the_file_stays_usable(tmp_path: Path
     sink = DuckDBSink(path)
     assert sink.quarantined_wal is not None
     assert sink.quarantined_wal.read_bytes() == bytes(content)
-    assert [row["kind"] for row in sink.query("SELECT kind FROM incidents").to_pylist()] == ["unreadable_wal"]
+    assert [row["kind"] for row in read_rows(sink, "SELECT kind FROM incidents")] == ["unreadable_wal"]
     mark = sink.high_water_mark("env-0", 0)
     assert seqs(sink) == list(range(1, mark + 1))
     sink.write([heartbeat_batch(mark + 1)])
@@ -190,7 +190,7 @@ def write_a_hundred(path: Path) -> DuckDBSink:
     for seq in range(1, 101):
         sink.write([heartbeat_batch(seq, num_rows=20)])
         if seq % 10 == 0:
-            sink.query("CHECKPOINT")
+            fold_in(sink)
     return sink
 
 
@@ -259,7 +259,7 @@ def test_dropped_events_are_stored_with_the_marks(tmp_path: Path) -> None:
     told = stamp(second, BatchId("env-0", 0, 2, 1, "HEARTBEAT", dropped_events=17))
     sink.write([first, told])
     assert identity_of(told).dropped_events == 17
-    assert sink.query("SELECT dropped_events FROM high_water_marks").to_pylist() == [{"dropped_events": 17}]
+    assert read_rows(sink, "SELECT dropped_events FROM high_water_marks") == [{"dropped_events": 17}]
 
 
 def reward_batch(seq: int, group_id: str, *, incarnation: int = 0) -> pa.RecordBatch:
@@ -279,7 +279,7 @@ def test_unfinished_work_of_a_lost_producer_is_taken_back_and_refused_from_then_
     reopened = DuckDBSink(path)
     reopened.write(late)
     reopened.write([reward_batch(1, group, incarnation=1)])
-    kept = reopened.query("SELECT incarnation, seq FROM episode_outcome ORDER BY incarnation").to_pylist()
+    kept = read_rows(reopened, "SELECT incarnation, seq FROM episode_outcome ORDER BY incarnation")
     assert kept == [{"incarnation": 0, "seq": 1}, {"incarnation": 1, "seq": 1}]
     assert seqs(reopened) == [3]
     assert reopened.high_water_mark("env-0", 0) > 4

@@ -45,7 +45,7 @@ def test_an_unavailable_watcher_is_counted_and_hurts_nobody() -> None:
     primary, healthy = MemorySink(), Watcher()
     sink = FanOutSink(primary, [Watcher(SinkUnavailableError("offline")), healthy])
     sink.write([heartbeat_batch(1)])
-    assert (sink.num_missed, len(primary.batches), healthy.seqs) == (1, 1, [1])
+    assert (sink.missed(), len(primary.batches), healthy.seqs) == ({"Watcher": 1}, 1, [1])
 
 
 def test_a_broken_watcher_is_not_hidden() -> None:
