@@ -122,7 +122,7 @@ def measure_decision(config: TamiyoGNNConfig, batch: GraphBatch, *, repeats: int
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the last layer leaves out what is not read
         reference = PygReference(policy.gnn).eval()
-    encode = torch.inference_mode()(partial(reference, **reference_inputs(batch, config.neighbour_limits)))
+    encode = torch.inference_mode()(partial(reference, **reference_inputs(batch, config)))
     decide = partial(policy.act, batch, noise)
     runs, references, rates = [], [], []
     call_ms(decide, max(calls // 10, 2))

@@ -16,13 +16,13 @@ from torch_geometric.utils import scatter
 
 from esper.leyline.graph import EDGE_WIDTHS, NODE_WIDTHS, GraphBatch
 from esper.tamiyo.graph_spec import EMBEDDED, GRAPH_SPEC, INDEX_SCALE, ONE_HOT
-from esper.tamiyo.layout import RELATIONS, Relation, all_edges, attribute_columns, thinned
+from esper.tamiyo.layout import NODE_TYPES, RELATIONS, Relation, all_edges, attribute_columns, in_large_graph, thinned
 from esper.tamiyo.messages import GatMessages, SageMessages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from esper.tamiyo import TamiyoGNN
+    from esper.tamiyo import TamiyoGNN, TamiyoGNNConfig
     from esper.tamiyo.encoders import NodeEncoder
     from esper.tamiyo.gnn import RelationalLayer
 
@@ -141,8 +141,8 @@ class PygReference(nn.Module):
         return scatter(hidden["layer"], layer_graph, dim=0, dim_size=num_graphs, reduce="mean"), hidden["seed"]
 
 
-def reference_inputs(batch: GraphBatch, neighbour_limits: Sequence[int]) -> dict[str, Any]:
-    """Arguments of `PygReference.forward`, each layer's edges thinned to its limit."""
+def reference_inputs(batch: GraphBatch, config: TamiyoGNNConfig) -> dict[str, Any]:
+    """Arguments of `PygReference.forward`, each layer's edges thinned to its limit where graphs are large."""
     starts = {t: np.cumsum(n) - n for t, n in batch.num_nodes.items()}
     index = {}
     for edge, ends in batch.edges.items():
@@ -152,8 +152,10 @@ def reference_inputs(batch: GraphBatch, neighbour_limits: Sequence[int]) -> dict
     first = dict(zip(NODE_WIDTHS, np.cumsum([0, *num_nodes.values()]).tolist(), strict=False))
     stored = np.concatenate([batch.edge_attr[e].ravel() for e in EDGE_WIDTHS])
     everything, layers = all_edges(index, num_nodes), []
-    for limit in neighbour_limits:
-        kept, ends_of, attr_of = thinned(everything, limit), {}, {}
+    graph_of = {t: np.repeat(np.arange(len(batch)), batch.num_nodes[t]) for t in NODE_TYPES}
+    is_limited = in_large_graph(graph_of, len(batch), from_nodes=config.limited_from_nodes)
+    for limit in config.neighbour_limits:
+        kept, ends_of, attr_of = thinned(everything, limit, is_limited), {}, {}
         for position, relation in enumerate(RELATIONS):
             rows = kept.take(kept.relation == position)
             ends = np.stack([rows.source - first[relation.source], rows.destination - first[relation.destination]])

@@ -63,13 +63,13 @@ def render_machine(results: Mapping[str, Any]) -> list[str]:
 def render_table(table: Sequence[Measurement]) -> list[str]:
     """How much faster hosts are as one, by their number: without seeds, then with one in every slot."""
     counts = sorted({row.num_members for row in table})
-    head = f"{'host':<16}{'MACs':>9}{'values':>10}" + "".join(f"{f'K={count}':>10}" for count in counts)
+    head = f"{'host':<16}{'MACs':>8}{'values':>10}" + "".join(f"{f'K={count}':>11}" for count in counts)
     lines = [head]
     for host, rows in groupby(table, key=lambda row: row.host):
         own = {row.num_members: row for row in rows}
         first = next(iter(own.values()))
         cells = [f"{own[count].speedup:.2f} {own[count].grown_speedup:.2f}" if count in own else "-" for count in counts]
-        lines.append(f"{host:<16}{first.macs:>9,}{first.values:>10,}" + "".join(f"{cell:>10}" for cell in cells))
+        lines.append(f"{host:<16}{first.macs:>8,}{first.values:>10,}" + "".join(f"{cell:>11}" for cell in cells))
     note = "K hosts as one: CPU one by one over CPU as one, an epoch and its validation; first without seeds, then with one in every slot."
     return [*lines, *wrap(note, WIDTH)]
 

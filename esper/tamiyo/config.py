@@ -47,6 +47,9 @@ class TamiyoGNNConfig:
     neighbour_limits: tuple[int, ...] = setting(
         (25, 10, 5, 5), "Edges of one relation that a node listens to, per layer; kept are ones evenly spaced by source.", ge=1
     )
+    limited_from_nodes: int = setting(
+        1000, "Nodes of a graph from which neighbour limits act on it; in smaller graphs, every edge is heard.", ge=1
+    )
     layer_vocab: int = setting(64, "Rows of the layer-type table.", ge=1, le=64)
     activation_vocab: int = setting(64, "Rows of the activation-type table.", ge=1, le=64)
     blueprint_vocab: int = setting(

@@ -216,10 +216,10 @@ class TamiyoGNN(nn.Module):
         device = x_dict["layer"].device
         num_nodes = {t: x_dict[t].shape[0] for t in NODE_WIDTHS}
         index = {e: edge_index_dict[e].cpu().numpy() for e in EDGE_WIDTHS}
-        layer_graph = np.zeros(num_nodes["layer"], dtype=np.int64) if batch is None else batch["layer"].cpu().numpy()
+        graph_of = {t: np.zeros(n, dtype=np.int64) if batch is None else batch[t].cpu().numpy() for t, n in num_nodes.items()}
         num_graphs = 1 if batch is None else max((int(b[-1]) + 1 for b in batch.values() if len(b)), default=1)
         planner = GraphPlanner(self.config, limit=0)
-        plan = planner.plan(index, num_nodes=num_nodes, layer_graph=layer_graph, num_graphs=num_graphs, device=device)
+        plan = planner.plan(index, graph_of=graph_of, num_graphs=num_graphs, device=device)
         attributes = [
             torch.zeros(index[e].shape[1] * width, device=device) if edge_attr_dict is None else edge_attr_dict[e].flatten()
             for e, width in EDGE_WIDTHS.items()

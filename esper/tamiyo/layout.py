@@ -193,18 +193,38 @@ def first_rows(num_nodes: Mapping[str, int]) -> dict[str, int]:
     return dict(zip(NODE_TYPES, (np.cumsum(counts) - counts).tolist(), strict=True))
 
 
-def thinned(edges: Edges, limit: int) -> Edges:
+def in_large_graph(graph_of: Mapping[str, np.ndarray], num_graphs: int, *, from_nodes: int) -> np.ndarray:
+    """[N] whether each row of the node table is of a graph of at least `from_nodes` nodes.
+
+    Args:
+        graph_of: Node type → [N] graph of each node.
+        num_graphs: Number of graphs.
+        from_nodes: Nodes of the smallest graph that is large.
+    """
+    graphs = np.concatenate([graph_of[t] for t in NODE_TYPES])
+    is_large: np.ndarray = np.bincount(graphs, minlength=num_graphs)[graphs] >= from_nodes
+    return is_large
+
+
+def thinned(edges: Edges, limit: int, is_limited: np.ndarray) -> Edges:
     """At most `limit` edges of each bag, evenly spaced by the row of their source; the order in which edges are stored decides nothing.
 
-    Edges that join the same two nodes in one relation are told apart by their stored order alone.
+    Edges that join the same two nodes in one relation are told apart by their stored order alone. Which ones are kept depends on
+    the numbering of nodes.
+
+    Args:
+        edges: Sorted by relation and destination.
+        limit: Most edges of a bag.
+        is_limited: [N] whether this row of the node table has the limit.
     """
     starts, size = _bags(edges)
-    if not len(size) or size.max() <= limit:
+    allowed = np.where(is_limited[edges.destination[starts]], np.minimum(size, limit), size)
+    if (allowed == size).all():
         return edges
     bag = np.repeat(np.arange(len(size)), size)
     rank = np.empty_like(bag)
     rank[np.lexsort((edges.source, bag))] = np.arange(len(bag)) - starts[bag]
-    quota = np.minimum(size, limit)[bag]
+    quota = allowed[bag]
     return edges.take((rank + 1) * quota // size[bag] > rank * quota // size[bag])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from esper.leyline.graph import EDGE_WIDTHS, EdgeType, GraphBatch
 from esper.tamiyo.config import NUM_SAGE_LAYERS
 from esper.tamiyo.encoders import Lookups
-from esper.tamiyo.layout import LAST_RELATIONS, NODE_TYPES, RELATIONS, Neighbourhoods, all_edges, neighbourhoods, thinned
+from esper.tamiyo.layout import LAST_RELATIONS, NODE_TYPES, RELATIONS, Neighbourhoods, all_edges, in_large_graph, neighbourhoods, thinned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +72,7 @@ class GraphPlanner:
         """
         self.lookups = Lookups(config)
         self._limits = config.neighbour_limits
+        self._limited_from = config.limited_from_nodes
         self._num_heads = config.num_heads
         self._limit = limit
         self._kept: dict[tuple[object, ...], GraphPlan] = {}
@@ -106,9 +107,8 @@ class GraphPlanner:
             for edge, ends in batch.edges.items():
                 graph = np.repeat(np.arange(len(batch)), batch.num_edges[edge])
                 index[edge] = np.stack([ends[0] + starts[edge[0]][graph], ends[1] + starts[edge[2]][graph]])
-            layer_graph = np.repeat(np.arange(len(batch)), batch.num_nodes["layer"])
-            num_nodes = {t: len(rows) for t, rows in batch.nodes.items()}
-            plan = self.plan(index, num_nodes=num_nodes, layer_graph=layer_graph, num_graphs=len(batch), device=device)
+            graph_of = {t: np.repeat(np.arange(len(batch)), batch.num_nodes[t]) for t in NODE_TYPES}
+            plan = self.plan(index, graph_of=graph_of, num_graphs=len(batch), device=device)
             self._num_edges += plan.num_edges
         self._kept[key] = plan
         while self._kept and (len(self._kept) > self._limit or self._num_edges > MAX_KEPT_EDGES):
@@ -120,8 +120,7 @@ class GraphPlanner:
         self,
         edge_index: Mapping[EdgeType, np.ndarray],
         *,
-        num_nodes: Mapping[str, int],
-        layer_graph: np.ndarray,
+        graph_of: Mapping[str, np.ndarray],
         num_graphs: int,
         device: torch.device,
     ) -> GraphPlan:
@@ -129,23 +128,25 @@ class GraphPlanner:
 
         Args:
             edge_index: Stored relation → [2, E].
-            num_nodes: Nodes of each type in all graphs.
-            layer_graph: [N of type layer] graph of each layer node.
+            graph_of: Node type → [N] graph of each node.
             num_graphs: Number of graphs B.
             device: Where the tensors go.
         """
+        num_nodes = {t: len(graph_of[t]) for t in NODE_TYPES}
         edges = all_edges(edge_index, num_nodes)
+        is_limited = in_large_graph(graph_of, num_graphs, from_nodes=self._limited_from)
         made: dict[tuple[bool, bool, int], Neighbourhoods] = {}
         layers = []
         for layer, limit in enumerate(self._limits):
             is_last, has_attention = layer == len(self._limits) - 1, layer >= NUM_SAGE_LAYERS
-            kept = thinned(edges, limit)
+            kept = thinned(edges, limit, is_limited)
             key = (is_last, has_attention, len(kept.source))
             if key not in made:
                 relations = LAST_RELATIONS if is_last else RELATIONS
                 heads = self._num_heads if has_attention else None
                 made[key] = neighbourhoods(kept, relations, num_nodes=num_nodes, num_heads=heads, device=device)
             layers.append(made[key])
+        layer_graph = graph_of["layer"]
         size = np.bincount(layer_graph, minlength=num_graphs)
         share = np.where(size > 0, 1.0 / np.maximum(size, 1), 0.0).astype(np.float32)[:, None]
         return GraphPlan(

@@ -67,7 +67,7 @@ def test_layers_without_a_difference_share_their_neighbourhoods() -> None:
 
 def test_every_edge_is_in_one_neighbourhood() -> None:
     batch = random_batch(np.random.default_rng(5), 4)
-    plan = GraphPlanner(replace(SMALL, neighbour_limits=(99,) * 4)).of(batch, CPU)
+    plan = GraphPlanner(SMALL).of(batch, CPU)
     for layer, relations in zip(plan.layers, (RELATIONS, RELATIONS, RELATIONS, LAST_RELATIONS), strict=True):
         assert len(layer.single_source) + len(layer.multi_source) == sum(batch.edges[r.edge].shape[1] for r in relations)
         assert len(layer.destination) == sum(layer.num_single) + sum(layer.num_multi)
