@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from esper.kasmina.wrapping.choose import choose_places
 from esper.kasmina.wrapping.layers import layer_specs
 from esper.kasmina.wrapping.observe import describe
+from esper.kasmina.wrapping.passing import Passing, Post, Revisits
 from esper.kasmina.wrapping.places import Place, named_places, shares_prefixes
 from esper.kasmina.wrapping.survey import Survey, survey
 from esper.leyline.host import HostFamily, InjectionSpec, LayerSpec, WrapError
@@ -31,9 +31,10 @@ def wrap(
 
         host = esper.wrap(model, ["layer1", "layer2"], example=torch.randn(2, 3, 32, 32))
 
-    The model is run a few times on `example`, in evaluation and in training mode, and left as it was. Parameters that are
-    frozen stay so. A model that cannot be trained on a single sample, as one with batch norms on vectors, must not
-    be given a last batch of one; see `WrappedHost.min_train_batch`.
+    The model is run some times on `example`, in evaluation and in training mode, forward and backward. Its parameters, gradients,
+    buffers, modes and plain attributes are then as they were, and so are the random generators; not what its forward pass
+    has put into lists, dicts and other objects. Parameters that are frozen stay so. A model that cannot be trained on a single
+    sample, as one with batch norms on vectors, must not be given a last batch of one; see `WrappedHost.min_train_batch`.
 
     Args:
         model: Maps a batch to logits [B, classes] or [B, T, classes].
@@ -58,17 +59,6 @@ def wrap(
     return WrappedHost(found, places, named)
 
 
-@dataclass(frozen=True, slots=True)
-class _Post:
-    """What is known of the value at one slot."""
-
-    slot_id: str
-    name: str
-    shape: tuple[int, ...]
-    """Of one sample, where the input has the example's shape."""
-    channel_axis: int
-
-
 class WrappedHost(nn.Module):
     """A user's model with slots. Implements `HostProtocol`; made by `wrap`.
 
@@ -88,8 +78,10 @@ class WrappedHost(nn.Module):
         self._shares_prefixes = all(shares_prefixes(found, place.name) for place in places)
         self._logits_shape = tuple(found.logits.shape[1:])
         self._input_shape = tuple(found.example.shape[1:])
-        self._posts = tuple(_Post(slot_ids[p.name], p.name, p.shape, 0 if p.family == "cnn" else len(p.shape) - 1) for p in places)
+        self._posts = tuple(Post(slot_ids[p.name], p.name, p.shape, 0 if p.family == "cnn" else len(p.shape) - 1) for p in places)
         self._parts = tuple(found.model.get_submodule(place.name) for place in places)
+        self._is_recomputed = any(place.is_recomputed for place in places)
+        self._revisits = Revisits()
         specs = [InjectionSpec(slot_ids[p.name], p.channels, p.positions, segment) for segment, p in enumerate(places)]
         self._injections = tuple(sorted(specs, key=lambda spec: _row_and_column(spec.slot_id)))
         segments = {place.name: segment for segment, place in enumerate(places)}
@@ -139,16 +131,24 @@ class WrappedHost(nn.Module):
                 f"{self.min_train_batch} values): choose another batch size or number of training samples"
             )
         is_doubled = not self.training and num_samples < self._min_eval_batch
-        passing = _Passing(self._posts, visit, is_known_input=tuple(x.shape[1:]) == self._input_shape)
-        handles = [part.register_forward_hook(partial(passing.take, segment)) for segment, part in enumerate(self._parts)]
-        try:
+        self._revisits.end()
+        passing = Passing(self._posts, self._parts, visit, is_known_input=tuple(x.shape[1:]) == self._input_shape)
+        with passing.visiting(), self._recomputing():
             logits: Tensor = self.model(x.repeat_interleave(2, 0) if is_doubled else x)
-        finally:
-            for handle in handles:
-                handle.remove()
         passing.check_complete()
         self._check_logits(logits, is_known_input=passing.is_known_input)
+        if self._is_recomputed:
+            passing.visit_again(logits, self._revisits)
         return logits[::2] if is_doubled else logits
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies have no hooks that a backward pass has left behind by failing."""
+        self._revisits.end()
+        return dict(self.__dict__)
+
+    def _recomputing(self) -> AbstractContextManager[None]:
+        """Recomputation runs to its end, because where it stops early it raises what a seed at that place would be blamed for."""
+        return set_checkpoint_early_stop(enable=False) if self._is_recomputed else nullcontext()
 
     def _check_logits(self, logits: object, *, is_known_input: bool) -> None:
         expected = self._logits_shape
@@ -158,49 +158,6 @@ class WrappedHost(nn.Module):
             raise WrapError(
                 f"this {type(self.model).__name__} returned {describe(logits)}, but logits [B, {', '.join(map(str, expected))}] when it "
                 "was wrapped; they need one shape"
-            )
-
-
-class _Passing:
-    """One forward pass: hands the value behind every slot to the visitor, and what it returns back to the model."""
-
-    def __init__(self, posts: Sequence[_Post], visit: Callable[[int, Tensor], Tensor], *, is_known_input: bool) -> None:
-        self._posts = posts
-        self._visit = visit
-        self.is_known_input = is_known_input
-        """Whether the input has the shape of the example."""
-        self._visits = [0] * len(posts)
-        self._thread = threading.get_ident()
-
-    def take(self, segment: int, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-        """Forward hook of the submodule at a slot; another thread's pass over the same model is none of its business."""
-        if threading.get_ident() != self._thread:
-            return None
-        post = self._posts[segment]
-        self._visits[segment] += 1
-        if self._visits[segment] > 1:
-            raise WrapError(
-                f"slot {post.slot_id} ({post.name}): the submodule ran twice in one forward pass; it ran once when it was wrapped"
-            )
-        self._check_shape(post, output)
-        return self._visit(segment, output)
-
-    def check_complete(self) -> None:
-        """Refuse a pass that left a slot out."""
-        missing = [f"{post.slot_id} ({post.name})" for post, count in zip(self._posts, self._visits, strict=True) if not count]
-        if missing:
-            raise WrapError(f"slots {', '.join(missing)}: the submodule did not run in this forward pass, as it did when it was wrapped")
-
-    def _check_shape(self, post: _Post, output: Any) -> None:
-        shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
-        if shape == post.shape:
-            return
-        is_alike = shape is not None and len(shape) == len(post.shape) and shape[post.channel_axis] == post.shape[post.channel_axis]
-        if self.is_known_input or not is_alike:
-            expected = f"[B, {', '.join(map(str, post.shape))}]"
-            raise WrapError(
-                f"slot {post.slot_id} ({post.name}): the submodule returned {describe(output)}, but {expected} when it was wrapped; "
-                "a slot needs one shape"
             )
 
 

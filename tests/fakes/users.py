@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
 from esper.kasmina.wrap import WrappedHost, wrap
 from esper.leyline.rng import SeedTree
@@ -70,6 +73,47 @@ class Vectors(nn.Sequential):
         super().__init__(nn.Linear(10, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, NUM_CLASSES))
 
 
+class Backboned(nn.Module):
+    """Vectors [B, 10] → logits, whose body runs as users save memory or keep it from learning: in training alone, or always."""
+
+    def __init__(self, kind: Literal["plain", "no_grad", "reentrant", "recomputed"], *, always: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.stem = nn.Linear(10, 8)
+        self.body = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 8), nn.Tanh())
+        self.head = nn.Linear(8, NUM_CLASSES)
+        self.kind = kind
+        self.always = always
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self._run_body(self.stem(x)))
+        return logits
+
+    def _run_body(self, x: Tensor) -> Tensor:
+        if self.kind == "plain" or not (self.training or self.always):
+            value: Tensor = self.body(x)
+        elif self.kind == "no_grad":
+            with torch.no_grad():
+                value = self.body(x)
+        else:
+            value = checkpoint(self.body, x, use_reentrant=self.kind == "reentrant")
+        return value
+
+
+class Padded(nn.Module):
+    """Tokens [B, 6], of which 0 fills up, → logits of every token. Torch's encoder nests what is padded when it evaluates."""
+
+    def __init__(self, *, nests: bool = True) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+        self.embedding = nn.Embedding(11, 12)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=nests)
+        self.head = nn.Linear(12, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(self.embedding(x), src_key_padding_mask=x == 0))
+        return logits
+
+
 def seeded(seed: int = 3) -> SeedTree:
     return SeedTree(seed).child("user")
 
@@ -80,6 +124,12 @@ def images(count: int = 6) -> Tensor:
 
 def tokens(count: int = 6) -> Tensor:
     return torch.randint(11, (count, 6), generator=seeded().torch())
+
+
+def padded(lengths: tuple[int, ...] = (6, 4, 3, 6)) -> Tensor:
+    """Tokens that are none from a sample's length on."""
+    tokens = torch.randint(1, 11, (len(lengths), 6), generator=seeded().torch())
+    return tokens * (torch.arange(6) < torch.tensor(lengths)[:, None])
 
 
 def vectors(count: int = 6) -> Tensor:

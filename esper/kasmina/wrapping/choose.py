@@ -1,6 +1,6 @@
 """Which places to take where the user leaves the choice: few, well spread, behind whole blocks.
 
-1. Every submodule behind which a slot can stand is a candidate, unless no layer runs before it or none after it.
+1. Every submodule behind which a slot can stand and learn is a candidate, unless no layer runs before it or none after it.
 2. The family with the most candidates behind blocks is taken (then images before sequences before vectors).
 3. Of candidates with the same layers before them the outermost block stays; without a block, the last module.
 4. Places through which everything flows come first: behind blocks, then behind layers outside of them, then within.
@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from esper.kasmina.wrapping.gradients import find_reach
 from esper.kasmina.wrapping.layers import layer_names
-from esper.kasmina.wrapping.places import FAMILIES, Place, objection, place_of, shares_prefixes, unused_places
+from esper.kasmina.wrapping.places import FAMILIES, Place, objection, place_of, shares_prefixes
 from esper.leyline.host import WrapError
 
 if TYPE_CHECKING:
@@ -77,8 +78,12 @@ def _candidates(survey: Survey) -> list[_Candidate]:
         if 0 < depth < total and isinstance(call.output, Tensor) and objection(survey, call.name) is None:
             is_block = call.name not in layers and any(layer.startswith(f"{call.name}.") for layer in layers)
             found.append(_Candidate(place_of(survey, call.name), depth, is_block))
-    unheard = set(unused_places(survey, [c.place.name for c in found]))
-    return [c for c in found if c.place.name not in unheard]
+    reach = find_reach(survey, [c.place.name for c in found])
+    return [
+        replace(c, place=replace(c.place, is_recomputed=c.place.name in reach.recomputed))
+        for c in found
+        if c.place.name not in reach.unheard
+    ]
 
 
 def _distinct(candidates: Sequence[_Candidate]) -> list[_Candidate]:

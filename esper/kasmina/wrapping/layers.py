@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from esper.kasmina.wrapping.observe import dense
 from esper.leyline.host import LayerSpec
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _channels(call: Call) -> tuple[int, int]:
     if isinstance(shape, tuple):
         return math.prod(shape), math.prod(shape)
     before = next((value for value in call.inputs if isinstance(value, Tensor)), None)
-    return _width(before), _width(_first_tensor(call.output))
+    return _width(dense(before)), _width(_first_tensor(call.output))
 
 
 def _width(value: Tensor | None) -> int:
@@ -193,9 +194,8 @@ def _width(value: Tensor | None) -> int:
 
 
 def _first_tensor(value: Any) -> Tensor | None:
-    if isinstance(value, (tuple, list)):
-        return next((item for item in value if isinstance(item, Tensor)), None)
-    return value if isinstance(value, Tensor) else None
+    items = value if isinstance(value, (tuple, list)) else (value,)
+    return next((dense(item) for item in items if isinstance(item, Tensor)), None)
 
 
 def _flops(call: Call) -> int:

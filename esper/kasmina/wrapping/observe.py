@@ -1,11 +1,11 @@
 """One forward pass of somebody else's model, seen from outside: which submodule ran when, on what, with what result.
 
-The model is left as it was: modes, buffers, hooks and the ambient random generator are restored.
+The model is left as it was: see `undisturbed`.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from esper.leyline.host import WrapError
+from esper.kasmina.wrapping.keep import keeping_ambient_generators, keeping_buffers, keeping_modes, keeping_what_training_changes
 from esper.leyline.rng import SeedTree
 
 if TYPE_CHECKING:
@@ -81,58 +81,50 @@ def observe(model: nn.Module, x: Tensor, *, replace: Mapping[str, Callable[[Tens
 
 @contextmanager
 def undisturbed(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put `model` into training or evaluation mode for a block, and give it its modes and buffers back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = _buffers(model)
-    numbers = [buffer.detach().clone() for _, _, buffer in buffers]
-    model.train(training)
-    try:
-        with SeedTree(0).child("wrap").torch_scope():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for (module, name, buffer), values in zip(buffers, numbers, strict=True):
-                module._buffers[name] = buffer
-                buffer.copy_(values)
+    """Put `model` into training or evaluation mode for a block that draws the same random numbers every time.
 
-
-@contextmanager
-def refusing_written_buffers(model: nn.Module) -> Iterator[None]:
-    """Check that a block of evaluation leaves the model's buffers alone.
-
-    Raises:
-        WrapError: If one was written to or replaced.
+    Afterwards modes, buffers and the ambient random generators are as they were; after training, parameters, their gradients and
+    plain attributes too.
     """
-    before = [(module, name, buffer, buffer._version) for module, name, buffer in _buffers(model)]
-    yield
-    written = [name for module, name, buffer, version in before if module._buffers.get(name) is not buffer or buffer._version != version]
-    if written:
-        raise WrapError(
-            f"the forward pass writes to the buffers {', '.join(sorted(set(written)))} in evaluation mode, so that evaluating would "
-            "change the model; write to them only where self.training"
-        )
+    devices = list(dict.fromkeys(parameter.device for parameter in model.parameters()))
+    seeds = SeedTree(0).child("wrap")
+    with (
+        keeping_modes(model),
+        keeping_buffers(model),
+        keeping_what_training_changes(model) if training else nullcontext(),
+        keeping_ambient_generators(seeds),
+        seeds.torch_scope(devices),
+    ):
+        model.train(training)
+        yield
 
 
 def agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results are equal but for rounding."""
+    """Whether two results are equal but for rounding; what is not finite should be the same."""
     if found.shape != expected.shape:
         return False
     if not found.is_floating_point() or found.numel() == 0:
         return torch.equal(found, expected)
+    is_finite = expected.isfinite()
+    if not torch.equal(found[~is_finite], expected[~is_finite]):
+        return False
+    found, expected = found[is_finite], expected[is_finite]
+    if found.numel() == 0:
+        return True
     limit = TOLERANCE_ULPS * torch.finfo(found.dtype).eps * float(expected.abs().max())
     return float((found - expected).abs().max()) <= limit
+
+
+def dense(value: Any) -> Any:
+    """A nested tensor, as torch's transformer encoder makes of a padded one, padded with zeros; anything else as it is."""
+    return torch.nested.to_padded_tensor(value, 0.0) if isinstance(value, Tensor) and value.is_nested else value
 
 
 def describe(value: Any) -> str:
     """A value in a message: type and dtype, and shape or length."""
     if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor {list(value.shape)}"
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"a nested {kind} tensor of {value.size(0)}" if value.is_nested else f"a {kind} tensor {list(value.shape)}"
     if isinstance(value, (tuple, list, dict)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"
-
-
-def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
-    return [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items() if buffer is not None]

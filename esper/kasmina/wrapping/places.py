@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.wrapping.gradients import find_reach
 from esper.kasmina.wrapping.layers import layer_type
-from esper.kasmina.wrapping.observe import Call, agree, describe, observe, undisturbed
+from esper.kasmina.wrapping.observe import Call, agree, dense, describe, observe, undisturbed
+from esper.kasmina.wrapping.passing import nested_advice
 from esper.kasmina.wrapping.survey import RUN_ERRORS, Survey
 from esper.leyline.host import WrapError
 
@@ -36,6 +37,8 @@ class Place:
     """Of one sample's value: [C, H, W], [T, C] or [C]."""
     order: int
     """Number of the call in the pass; places are ordered by it."""
+    is_recomputed: bool = False
+    """Whether a backward pass runs the submodule once more."""
 
     @property
     def family(self) -> HostFamily:
@@ -71,13 +74,16 @@ def named_places(survey: Survey, names: Sequence[str]) -> tuple[Place, ...]:
     if len(set(families.values())) > 1:
         told = ", ".join(f"{name!r} {family}" for name, family in families.items())
         raise WrapError(f"slots: all should have values of one family, but they have: {told}")
-    unheard = unused_places(survey, [place.name for place in places])
-    if unheard:
+    reach = find_reach(survey, [place.name for place in places])
+    if reach.unheard:
+        reason = next(iter(reach.unheard.values()))
+        unheard = [name for name, other in reach.unheard.items() if other == reason]
         raise WrapError(
             f"slots: no gradient flows from the logits to the output of {', '.join(map(repr, unheard))}, so that a seed there would "
-            "never be heard; choose a submodule whose output the model uses"
+            f"never learn; {reason}"
         )
-    return tuple(sorted(places, key=lambda place: place.order))
+    found = [replace(place, is_recomputed=place.name in reach.recomputed) for place in places]
+    return tuple(sorted(found, key=lambda place: place.order))
 
 
 def objection(survey: Survey, name: str) -> str | None:
@@ -88,21 +94,23 @@ def objection(survey: Survey, name: str) -> str | None:
     if len(calls) > 1:
         return f"runs {len(calls)} times in a forward pass; choose a submodule that runs once, such as the block around it"
     call = calls[0]
-    batch, later, trained = len(survey.example), survey.grown.of(name), survey.training.of(name)
-    if not isinstance(call.output, Tensor) or call.output.is_nested:
-        return f"returns {describe(call.output)}; a slot needs one plain tensor, so choose a submodule that returns that"
+    batch, later = len(survey.example), survey.grown.of(name)
+    if not _is_plain(call.output):
+        advice = nested_advice(call.output) or ", so choose a submodule that returns that"
+        return f"returns {describe(call.output)}; a slot needs one plain tensor{advice}"
     shape = list(call.output.shape)
     if not call.output.is_floating_point():
         return f"returns {describe(call.output)}; a slot needs floating-point values"
     if call.output.ndim not in FAMILIES:
         return f"returns a value {shape}; a slot takes [B, C, H, W], [B, T, C] or [B, C]"
-    if len(later) != 1 or not isinstance(later[0].output, Tensor):
+    if len(later) != 1 or not _is_plain(later[0].output):
         return f"does not run the same way with {batch + 1} samples as with {batch}"
     if list(later[0].output.shape) != [batch + 1, *shape[1:]] or shape[0] != batch:
         return _batch_objection(batch, shape, list(later[0].output.shape))
-    if len(trained) != 1 or not isinstance(trained[0].output, Tensor) or trained[0].output.shape != call.output.shape:
-        return f"gives {shape} in evaluation, but {_told(trained)} in training; a slot needs the same value in both"
-    if call.was_changed or trained[0].was_changed:
+    reason = _training_objection(survey, name, shape)
+    if reason is not None:
+        return reason
+    if call.was_changed or survey.training.of(name)[0].was_changed:
         return (
             "has its output modified in place by what runs later"
             f"{_culprit(survey, name)}; use inplace=False there, or put the slot behind that module"
@@ -110,20 +118,14 @@ def objection(survey: Survey, name: str) -> str | None:
     return _axis_objection(survey, call, module)
 
 
-def unused_places(survey: Survey, names: Sequence[str]) -> list[str]:
-    """Those of the names to whose output no gradient flows from the logits."""
-    values: dict[str, Tensor] = {}
-
-    def hand_on(name: str, value: Tensor) -> Tensor:
-        values[name] = value if value.requires_grad else value.detach().requires_grad_()
-        return values[name]
-
-    with undisturbed(survey.model, training=False), torch.enable_grad():
-        run = observe(survey.model, survey.example, replace={name: partial(hand_on, name) for name in names})
-        if not names or not run.logits.requires_grad:
-            return list(names)
-        gradients = torch.autograd.grad(run.logits.sum(), [values[name] for name in names], allow_unused=True)
-    return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+def _training_objection(survey: Survey, name: str, shape: list[int]) -> str | None:
+    trained = survey.training.of(name)
+    counts = [run[name] for run in survey.rehearsals]
+    if {*counts, len(trained)} == {0, 1}:
+        return f"is left out of some training passes (it ran in {sum(counts)} of {len(counts)}); choose the block around it"
+    if {*counts, len(trained)} != {1} or not _is_plain(trained[0].output) or list(trained[0].output.shape) != shape:
+        return f"gives {shape} in evaluation, but {_told(trained)} in training; a slot needs the same value in both"
+    return None
 
 
 def shares_prefixes(survey: Survey, name: str) -> bool:
@@ -134,9 +136,8 @@ def shares_prefixes(survey: Survey, name: str) -> bool:
             run = observe(survey.model, survey.example, replace={name: lambda value: torch.cat([value, value[order]])})
         except RUN_ERRORS:
             return False
-    pairs = [
-        (now.output, before.output) for now, before in zip(run.calls, survey.evaluation.calls, strict=False) if now.name == before.name
-    ]
+    calls = zip(run.calls, survey.evaluation.calls, strict=False)
+    pairs = [(dense(now.output), dense(before.output)) for now, before in calls if now.name == before.name]
     return _is_stacked(run.logits, survey.logits, order) and all(
         _is_stacked(now, before, order)
         for now, before in pairs
@@ -173,6 +174,10 @@ def place_of(survey: Survey, name: str) -> Place:
     return Place(name, tuple(call.output.shape[1:]), order)
 
 
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_nested
+
+
 def _batch_objection(batch: int, shape: list[int], grown: list[int]) -> str:
     axes = [axis for axis, (a, b) in enumerate(zip(shape, grown, strict=False)) if a != b]
     if len(shape) == len(grown) and len(axes) == 1 and axes[0] > 0 and (shape[axes[0]], grown[axes[0]]) == (batch, batch + 1):
@@ -189,7 +194,7 @@ def _culprit(survey: Survey, name: str) -> str:
     for run in (survey.evaluation, survey.training):
         order, call = next((i, call) for i, call in enumerate(run.calls) if call.name == name)
         for later in run.calls[order + 1 :]:
-            is_same = isinstance(later.output, Tensor) and later.output.data_ptr() == call.output.data_ptr()
+            is_same = _is_plain(later.output) and later.output.data_ptr() == call.output.data_ptr()
             if is_same and getattr(later.module, "inplace", False):
                 return f" ({later.name}: {type(later.module).__name__}(inplace=True))"
     return ""
@@ -198,7 +203,7 @@ def _culprit(survey: Survey, name: str) -> str:
 def _axis_objection(survey: Survey, call: Call, module: nn.Module) -> str | None:
     """The last layer inside with a value of this shape says which axis holds the channels."""
     parts = set(module.modules())
-    inside = [c for c in survey.evaluation.calls if c.module in parts and isinstance(c.output, Tensor)]
+    inside = [c for c in survey.evaluation.calls if c.module in parts and _is_plain(c.output)]
     types = [
         layer_type(c.module) for c in inside if c.output.shape == call.output.shape and type(c.module).__module__.startswith("torch.nn")
     ]
