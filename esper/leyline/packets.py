@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, TypeVar
 from uuid import uuid4
 
+from esper.leyline.actions import HEAD_SIZES, NUM_BLUEPRINT_PLACES, Head, LifecycleOp
 from esper.leyline.alpha import AlphaMode, BlendOperator
 from esper.leyline.host import LayerSpec
 from esper.leyline.masks import GrowthLimits
@@ -18,6 +21,15 @@ from esper.leyline.traits import OptimizerState, SeedTraits
 PACKET_VERSION = 1
 LARGEST_COUNT = 2**53
 """Counts beyond it are not exact as floats."""
+Kind = TypeVar("Kind")
+_CHOICES = {
+    "blueprints": NUM_BLUEPRINT_PLACES,
+    "ops": len(LifecycleOp),
+    "styles": HEAD_SIZES[Head.STYLE],
+    "tempos": HEAD_SIZES[Head.TEMPO],
+    "alpha_targets": HEAD_SIZES[Head.ALPHA_TARGET],
+}
+"""Fields of `GrowthLimits` that hold choices, and how many there are of each."""
 
 
 class PacketError(ValueError):
@@ -160,47 +172,127 @@ class HostDescription:
     """Parameters of the host; unless told, the sum over its layers."""
 
     def __post_init__(self) -> None:
-        """Refuse a host that cannot be.
+        """Refuse a host that cannot be; None stands for none, and lists become tuples.
 
         Raises:
-            PacketError: If ids stand twice, a slot follows a layer that is not there, or a count is no count.
+            PacketError: If something is of another kind, ids stand twice or are no text, a slot follows a layer that is not there, or a
+                number is impossible.
         """
+        for name, kind in (("layers", LayerSpec), ("slots", SlotDescription), ("blueprints", BlueprintSpec)):
+            object.__setattr__(self, name, check_items(name, getattr(self, name), kind))
+        for layer in self.layers:
+            _check_layer(layer)
+        for slot in self.slots:
+            _check_slot(slot, len(self.layers))
+        for blueprint in self.blueprints:
+            _check_blueprint(blueprint)
         _refuse_twice("layer", [layer.layer_id for layer in self.layers])
         _refuse_twice("slot", [slot.slot_id for slot in self.slots])
         check_count("max_epochs", self.max_epochs, least=1)
-        for layer in self.layers:
-            for name in ("input_channels", "output_channels", "num_parameters", "flops", "segment"):
-                check_count(f"layer {layer.layer_id!r}: {name}", getattr(layer, name))
-        for slot in self.slots:
-            check_count(f"slot {slot.slot_id!r}: channels", slot.channels)
-            check_count(f"slot {slot.slot_id!r}: positions", slot.positions)
-            if slot.layer_index is not None:
-                check_index(f"slot {slot.slot_id!r}: layer_index", slot.layer_index, len(self.layers))
+        if self.num_parameters is not None:
+            check_count("num_parameters", self.num_parameters)
+        if self.limits is not None:
+            _check_limits(check_kind("limits", self.limits, GrowthLimits))
 
 
 def check_count(key: str, value: object, *, least: int = 0) -> int:
-    """Return `value` if it counts something.
+    """Return `value` as an int if it counts something.
 
     Raises:
         PacketError: If it is no whole number from `least` to 2⁵³.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_COUNT:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= LARGEST_COUNT:
         raise PacketError(f"{key}={value!r} should be a whole number from {least} to 2**53")
-    return value
+    return int(value)
 
 
 def check_index(key: str, value: object, size: int) -> int:
-    """Return `value` if it is an index below `size`.
+    """Return `value` as an int if it is an index below `size`.
 
     Raises:
         PacketError: If it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < size:
         raise PacketError(f"{key}={value!r} should be an index below {size}")
+    return int(value)
+
+
+def check_name(key: str, value: object) -> str:
+    """Return `value` if it can be stored and sent as text.
+
+    Raises:
+        PacketError: If it is no text, or holds half of a surrogate pair, which no encoding of Unicode can write.
+    """
+    if not isinstance(value, str):
+        raise PacketError(f"{key}={value!r} should be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PacketError(f"{key}={value!r} should be text that UTF-8 can write: {error.reason}") from error
     return value
 
 
+def check_kind(key: str, value: object, kind: type[Kind]) -> Kind:
+    """Return `value` if it is one of `kind`.
+
+    Raises:
+        PacketError: If it is not.
+    """
+    if not isinstance(value, kind):
+        raise PacketError(f"{key}={value!r} should be of class {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def check_items(key: str, value: object, kind: type[Kind]) -> tuple[Kind, ...]:
+    """Return the items of a tuple or list, all of one kind; None stands for none.
+
+    Raises:
+        PacketError: If it is something else.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, tuple | list):
+        raise PacketError(f"{key}={value!r} should be a tuple of {kind.__name__}, not {type(value).__name__}")
+    return tuple([check_kind(f"{key}[{index}]", item, kind) for index, item in enumerate(value)])
+
+
+def _check_layer(layer: LayerSpec) -> None:
+    key = f"layer {check_name('layer_id', layer.layer_id)!r}"
+    check_name(f"{key}: layer_type", layer.layer_type)
+    if layer.activation_type is not None:
+        check_name(f"{key}: activation_type", layer.activation_type)
+    for name in ("input_channels", "output_channels", "num_parameters", "flops", "segment"):
+        check_count(f"{key}: {name}", getattr(layer, name))
+    rate: Any = layer.dropout_rate
+    is_number = isinstance(rate, Real) and not isinstance(rate, bool)
+    if not is_number or not 0.0 <= rate <= 1.0:
+        raise PacketError(f"{key}: dropout_rate={rate!r} should be within 0…1")
+
+
+def _check_slot(slot: SlotDescription, num_layers: int) -> None:
+    key = f"slot {check_name('slot_id', slot.slot_id)!r}"
+    check_count(f"{key}: channels", slot.channels)
+    check_count(f"{key}: positions", slot.positions)
+    if slot.layer_index is not None:
+        check_index(f"{key}: layer_index", slot.layer_index, num_layers)
+
+
+def _check_blueprint(blueprint: BlueprintSpec) -> None:
+    key = f"blueprint {check_name('blueprint_id', blueprint.blueprint_id)!r}"
+    check_index(f"{key}: place", blueprint.place, NUM_BLUEPRINT_PLACES)
+    for name in ("channels", "positions", "num_parameters"):
+        check_count(f"{key}: {name}", getattr(blueprint, name))
+
+
+def _check_limits(limits: GrowthLimits) -> None:
+    for name in ("max_seeds", "max_fossils", "max_developing", "min_prune_age_epochs"):
+        check_count(f"limits.{name}", getattr(limits, name))
+    for name, size in _CHOICES.items():
+        for place in check_items(f"limits.{name}", getattr(limits, name), object):
+            check_index(f"limits.{name}", place, size)
+
+
 def _refuse_twice(what: str, ids: list[str]) -> None:
-    twice = sorted({str(name) for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
+    twice = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
     if twice:
         raise PacketError(f"{what} ids should differ, and {twice} stand twice")

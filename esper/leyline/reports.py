@@ -243,13 +243,14 @@ class TrialReport:
 
 
 class FieldOutcome(Enum):
-    """What became of a command."""
+    """What became of a command, or of a seed."""
 
     SUCCESS = "success"
     NEUTRAL = "neutral"
     REGRESSION = "regression"
     ABORTED = "aborted"
-    """It was not carried out, or its run or its seed ended before it could be judged."""
+    """It was not carried out, another command took its place, or its run or its seed ended before it could be judged. Of a life: the run
+    ended before the seed was kept or pruned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +258,7 @@ class SeedLife:
     """One seed from germination to its end."""
 
     final_stage: SeedStage
+    """FOSSILIZED or PRUNED; another one where its run ended first."""
     success: bool
     germinated_epoch: int
     completed_epoch: int
@@ -267,6 +269,7 @@ class SeedLife:
     commands_received: tuple[str, ...] = ()
     """Ids of the commands that named the seed or its slot, in order."""
     failure_reason: str | None = None
+    """None for a seed that was kept."""
 
     @property
     def total_improvement(self) -> float:

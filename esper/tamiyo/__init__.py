@@ -25,7 +25,7 @@ from esper.tamiyo.packet_adapter import report_from_packet
 from esper.tamiyo.packet_export import host_from_report, packet_from_report
 from esper.tamiyo.policy import PolicyEvaluation, TamiyoPolicy
 from esper.tamiyo.registries import Registries
-from esper.tamiyo.service import PolicyRejectedError, TamiyoService
+from esper.tamiyo.service import PolicyAnswerError, PolicyRejectedError, TamiyoService
 
 __all__ = [
     "GRAPH_SPEC",
@@ -39,6 +39,7 @@ __all__ = [
     "GraphSpec",
     "HeuristicPolicy",
     "HeuristicRules",
+    "PolicyAnswerError",
     "PolicyEvaluation",
     "PolicyInspection",
     "PolicyOutput",

@@ -49,6 +49,8 @@ class Feature:
     """Whether Esper's own training measures it; the rest comes from packets."""
     zero_is_unknown: bool = False
     """Whether 0 says that nothing is known."""
+    told_by: tuple[str, str] | None = None
+    """Node type and feature that say whether this one was measured, at the node of the same number, where it has no mask of its own."""
     of_seed: bool = False
     """Whether it belongs to the seed in a slot and not to the slot, so that it says nothing while the slot is empty."""
 
@@ -75,7 +77,7 @@ LAYER_MASK = ("weight_norm", "gradient_norm", "gradient_variance", "update_magni
 _LAYER: tuple[Feature, ...] = (
     Feature("layer_type", "kind of layer", "LayerSpec.layer_type", "registry index / 64", table="layer_type"),
     Feature("activation_type", "activation behind it", "LayerSpec.activation_type", "registry index / 64", table="activation_type"),
-    Feature("activation_known", "1 where the host tells the activation", "LayerSpec.activation_type", "0 or 1"),
+    Feature("activation_known", "1 where the host tells the activation", "LayerSpec.activation_type", "0 or 1", zero_is_unknown=True),
     Feature("input_channels", "width of its input", "LayerSpec.input_channels", _LOG),
     Feature("output_channels", "width of its output", "LayerSpec.output_channels", _LOG),
     Feature("dropout_rate", "share of units dropped", "LayerSpec.dropout_rate"),
@@ -211,19 +213,21 @@ _SEED: tuple[Feature, ...] = (
 
 _ACTIVATION: tuple[Feature, ...] = (
     Feature("activation_type", "which function", "LayerSpec.activation_type", "registry index / 64", table="activation_type"),
-    Feature("known", "1 where the host tells it", "LayerSpec.activation_type", "0 or 1"),
+    Feature("known", "1 where the host tells it", "LayerSpec.activation_type", "0 or 1", zero_is_unknown=True),
     *_masked(Feature("saturation_rate", "share of its values that are 0", "LayerReport.saturation_rate")),
     *_masked(Feature("gradient_flow", "gradient norm of its layer", "LayerReport.gradient_norm", "log10 / 2")),
     Feature("computational_cost", "channels that it works on", "LayerSpec.output_channels", _LOG),
     Feature("position", "place in execution order", "layers", "0 first … 1 last"),
-    Feature("nonlinearity", "1 where it is known and not the identity", "LayerSpec.activation_type", "0 or 1"),
+    Feature("nonlinearity", "1 where it is known and not the identity", "LayerSpec.activation_type", "0 or 1",
+            told_by=("activation", "known")),
     Feature("layer_type", "kind of its layer", "LayerSpec.layer_type", "registry index / 64", table="layer_type"),
 )  # fmt: skip
 
 _SCORE = "z-score by the prior / 5, to ±1"
 _PARAMETER: tuple[Feature, ...] = (
     Feature("parameter_count", "parameters of its layer", "LayerSpec.num_parameters", _LOG),
-    Feature("learning_rate", "learning rate of the host; the layer nodes carry its mask", "learning_rate", "log10 / 2"),
+    Feature("learning_rate", "learning rate of the host; the layer nodes carry its mask", "learning_rate", "log10 / 2",
+            told_by=("layer", "learning_rate_mask")),
     *_masked(Feature("gradient_variance", "variance of the gradient's elements", "LayerReport.gradient_variance", "log10 / 4")),
     *_masked(Feature("weight_norm", "L2 norm of the weights", "LayerReport.weight_norm", "log10, 1 becomes 0")),
     *_masked(Feature(
@@ -239,7 +243,8 @@ _PARAMETER: tuple[Feature, ...] = (
         "parameter_count_score", "parameters, beside those of the catalogue's blueprints",
         "LayerSpec.num_parameters", f"log1p, {_SCORE}",
     ),
-    Feature("learning_rate_score", "learning rate beside the usual", "learning_rate", f"log1p, {_SCORE}"),
+    Feature("learning_rate_score", "learning rate beside the usual", "learning_rate", f"log1p, {_SCORE}",
+            told_by=("layer", "learning_rate_mask")),
     Feature(
         "gradient_variance_score", "gradient variance beside the usual", "LayerReport.gradient_variance", f"log1p, {_SCORE}",
         mask="gradient_variance_mask",
@@ -274,7 +279,8 @@ EDGE_FEATURES: Mapping[EdgeType, tuple[Feature, ...]] = {
     ),
     ("activation", "influences", "layer"): (
         Feature("gradient_contribution", "share of the gradient", "LayerReport.gradient_norm", _SHARE, mask="measured"),
-        Feature("nonlinearity_strength", "1 where the activation is known and not the identity", "LayerSpec.activation_type"),
+        Feature("nonlinearity_strength", "1 where the activation is known and not the identity", "LayerSpec.activation_type",
+                told_by=("activation", "known")),
         Feature("measured", "1 where the gradient was measured", "LayerReport.gradient_norm", "0 or 1"),
     ),
     ("parameter", "tunes", "layer"): (

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -52,6 +52,12 @@ class PolicyInspection(PolicyOutput):
     """[B, 64]"""
     policy_params: np.ndarray | None
     """[B, P] medians of `POLICY_PARAMS`; None where the head is off."""
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """Names of the parts that hold a number that is not finite: no decision rests on them."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return tuple(name for name, values in parts.items() if values is not None and not np.isfinite(values).all())
 
 
 def method_probs(detail_probs: Float[Tensor, "B heads widest"], head: Head) -> Float[Tensor, "B methods"]:

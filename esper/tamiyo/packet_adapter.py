@@ -15,7 +15,6 @@ from esper.leyline.host import LayerSpec
 from esper.leyline.masks import ActionMasks, GrowthLimits, SlotView, compute_masks
 from esper.leyline.packets import (
     LARGEST_COUNT,
-    PACKET_VERSION,
     HostDescription,
     LayerState,
     PacketError,
@@ -27,8 +26,9 @@ from esper.leyline.reports import EpochTimings, LayerReport, SlotReport, TrialRe
 from esper.leyline.schemas import GovernorVerdict
 from esper.leyline.signals import FastTrainingSignals, pad_history
 from esper.leyline.stages import SeedStage, is_active_stage
-from esper.tamiyo.packet_seeds import Place, place_seeds, seed_report, watched_layers
-from esper.tamiyo.packet_values import check_name, number, or_nan, ranged
+from esper.tamiyo.packet_check import check_packet
+from esper.tamiyo.packet_seeds import Place, place_seeds, seed_report, shown_seed, watched_layers
+from esper.tamiyo.packet_values import number, or_nan, ranged
 from esper.tamiyo.registries import UNKNOWN
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _OF_SLOT = tuple(f.name for f in fields(SlotState) if f.name != "slot_id")
 
 
 def report_from_packet(packet: SystemStatePacket, host: HostDescription | None, *, limits: GrowthLimits) -> TrialReport:
-    """The report that Esper's own training would have given.
+    """The report that Esper's own training would have given. A packet needs no `check_packet` before it.
 
     Args:
         packet: What the training system says.
@@ -56,11 +56,9 @@ def report_from_packet(packet: SystemStatePacket, host: HostDescription | None, 
         limits: What the policy was trained under; the host's own go before them.
 
     Raises:
-        PacketError: If the packet contradicts itself or the host.
+        PacketError: If the packet is none, or contradicts itself or the host.
     """
-    if packet.version != PACKET_VERSION:
-        raise PacketError(f"version={packet.version!r} of the packet cannot be read; this is version {PACKET_VERSION}")
-    _check_names(packet)
+    packet = check_packet(packet)
     epoch = check_count("current_epoch", packet.current_epoch)
     known = host or implied_host(packet, epoch)
     accuracy = ranged("validation_accuracy", packet.validation_accuracy, _PERCENT)
@@ -107,16 +105,6 @@ def implied_host(packet: SystemStatePacket, epoch: int) -> HostDescription:
     slot_ids = [state.slot_id for state in packet.slot_states] + [s.slot_id for s in packet.seed_states if s.slot_id is not None]
     slots = tuple(SlotDescription(slot_id, None, 0, 0) for slot_id in dict.fromkeys(slot_ids))
     return HostDescription(layers or (UNKNOWN_LAYER,), slots, max_epochs=max(epoch, 1))
-
-
-def _check_names(packet: SystemStatePacket) -> None:
-    names: list[tuple[str, str | None]] = [("packet_id", packet.packet_id), ("training_run_id", packet.training_run_id)]
-    names += [("layer_id", layer.layer_id) for layer in packet.layer_states]
-    names += [("slot_id", slot.slot_id) for slot in packet.slot_states]
-    names += [("slot_id", seed.slot_id) for seed in packet.seed_states] + [("seed_id", seed.seed_id) for seed in packet.seed_states]
-    for key, name in names:
-        if name is not None:
-            check_name(key, name)
 
 
 def _unplaced(seed: SeedState, host: HostDescription) -> SeedState:
@@ -201,9 +189,8 @@ def _optimizer(told: OptimizerState | None) -> OptimizerState | None:
 def _signals(packet: SystemStatePacket, report: TrialReport) -> FastTrainingSignals:
     """What the sender remembers, or else what this one moment tells; of several active seeds the youngest unfinished one is shown."""
     if packet.signals is not None:
-        return _checked(packet.signals)
-    active = [slot.seed for slot in report.slots if slot.seed is not None and is_active_stage(slot.seed.stage)]
-    seed = min(active, key=lambda s: (s.stage is SeedStage.FOSSILIZED, s.age_epochs), default=None)
+        return packet.signals
+    seed = shown_seed(report.slots)
     val_loss = None if math.isnan(report.val_loss) else report.val_loss
     return FastTrainingSignals(
         epoch=report.epoch,
@@ -221,12 +208,3 @@ def _signals(packet: SystemStatePacket, report: TrialReport) -> FastTrainingSign
         seed_improvement=seed.metrics.improvement_since_stage_start if seed else None,
         available_slots=sum(slot.seed is None for slot in report.slots),
     )
-
-
-def _checked(signals: FastTrainingSignals) -> FastTrainingSignals:
-    for name in ("epoch", "global_step", "plateau_epochs", "seed_stage", "seed_epochs_in_stage", "available_slots"):
-        check_count(f"signals.{name}", getattr(signals, name))
-    for index, value in enumerate(signals.flatten()):
-        if not isinstance(value, bool):
-            number(f"signals, feature {index}", value)
-    return signals

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from esper.leyline.actions import NUM_BLUEPRINT_PLACES
 from esper.leyline.alpha import BLENDING_METHODS, AlphaCurve, AlphaMode, BlendOperator
 from esper.leyline.packets import PacketError, SeedState, SlotDescription, check_count, check_index
 from esper.leyline.reports import SeedMetrics, SeedStateReport
-from esper.leyline.stages import SeedStage, parse_stage
+from esper.leyline.stages import SeedStage, is_active_stage, parse_stage
 from esper.leyline.traits import SeedTraits
 from esper.tamiyo.packet_values import fraction, number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from enum import IntEnum
 
     from esper.leyline.packets import HostDescription
+    from esper.leyline.reports import SlotReport
+    from esper.leyline.schemas import BlueprintSpec
 
 UNKNOWN_PLACE = -1
 """Place of a blueprint that nobody named."""
 _MEASURED = ("gradient_health", "gradient_ratio", "contribution", "solo_contribution")
 _CLAIMS = ("has_vanishing", "has_exploding")
+_WITH_DEFAULT = ("epochs_in_stage", "age_epochs", "alpha_target", "alpha_progress", "tempo_epochs")
+_PAST = ("accuracy_at_germination", "accuracy_at_stage_start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,9 @@ def place_seeds(seeds: tuple[SeedState, ...], host: HostDescription) -> list[Pla
     strangers = sorted(map(str, holders.keys() - known))
     if strangers:
         raise PacketError(f"slots {strangers} of the seeds are not among the host's: {sorted(known)}")
+    ambiguous = sorted(seed.seed_id for seed in unbound if seed.seed_id in known)
+    if ambiguous:
+        raise PacketError(f"seeds {ambiguous} stand in no known slot, yet have the id of one; they should name the slot that they grow in")
     places = [(slot, holders.get(slot.slot_id)) for slot in host.slots]
     places += [(SlotDescription(seed.seed_id, seed.layer_depth, 0, 0), seed) for seed in unbound]
     living = [(slot, None if seed is None or stages[seed.seed_id] is SeedStage.DORMANT else seed) for slot, seed in places]
@@ -97,7 +106,7 @@ def seed_report(place: Place, seed: SeedState, host: HostDescription, *, accurac
     """
     key = f"seed {seed.seed_id!r}"
     told = {name: number(f"{key}: metrics[{name!r}]", value) for name, value in seed.metrics.items()}
-    in_stage = check_count(f"{key}: epochs_in_stage", seed.epochs_in_stage or 0)
+    in_stage = check_count(f"{key}: epochs_in_stage", 0 if seed.epochs_in_stage is None else seed.epochs_in_stage)
     alpha = told.get("alpha") if seed.alpha is None else seed.alpha
     blueprint = _blueprint(seed, place.slot, host)
     return SeedStateReport(
@@ -114,16 +123,40 @@ def seed_report(place: Place, seed: SeedState, host: HostDescription, *, accurac
         alpha_mode=AlphaMode(_member(f"{key}: alpha_mode", seed.alpha_mode, AlphaMode)),
         alpha_progress=fraction(f"{key}: alpha_progress", seed.alpha_progress, 1.0),
         operator=BlendOperator(_member(f"{key}: operator", seed.operator, BlendOperator)),
-        tempo_epochs=check_count(f"{key}: tempo_epochs", seed.tempo_epochs or 0),
+        tempo_epochs=check_count(f"{key}: tempo_epochs", 0 if seed.tempo_epochs is None else seed.tempo_epochs),
         metrics=_metrics(seed, told, accuracy),
         traits=_traits(seed),
     )
 
 
+def untold_of(seed: SeedState, slot: SlotDescription, host: HostDescription | None) -> frozenset[str]:
+    """Fields of a seed's report, and of its metrics, where a default stands because nobody told a value.
+
+    Args:
+        seed: What a packet says of it, found sound by `seed_report`.
+        slot: Where it grows.
+        host: What it grows in; None if nobody described it.
+    """
+    told: dict[str, object] = {name: getattr(seed, name) for name in _WITH_DEFAULT}
+    told |= {name: seed.metrics.get(name) for name in _PAST}
+    told["alpha"] = seed.metrics.get("alpha") if seed.alpha is None else seed.alpha
+    told["num_parameters"] = _num_parameters(seed, slot, () if host is None else host.blueprints)
+    return frozenset(name for name, value in told.items() if number(name, value) is None)
+
+
+def shown_seed(slots: Sequence[SlotReport]) -> SeedStateReport | None:
+    """The one of several active seeds that the base features tell of: the youngest that is no fossil yet."""
+    active = [slot.seed for slot in slots if slot.seed is not None and is_active_stage(slot.seed.stage)]
+    return min(active, key=lambda seed: (seed.stage is SeedStage.FOSSILIZED, seed.age_epochs), default=None)
+
+
 def _stage(seed: SeedState) -> SeedStage:
+    told: object = seed.stage
+    if isinstance(told, bool) or not isinstance(told, str | Integral):
+        raise PacketError(f"seed {seed.seed_id!r}: stage {told!r} should be a stage, its name or its number")
     try:
-        return parse_stage(seed.stage)
-    except (TypeError, ValueError) as error:
+        return parse_stage(told if isinstance(told, str) else int(told))
+    except ValueError as error:
         raise PacketError(f"seed {seed.seed_id!r}: {error}") from error
 
 
@@ -142,10 +175,16 @@ def _blueprint(seed: SeedState, slot: SlotDescription, host: HostDescription) ->
     place = seed.blueprint_place if seed.blueprint_place is not None else next((spec.place for spec in offers), None)
     if place is not None:
         check_index(f"{key}: blueprint_place", place, NUM_BLUEPRINT_PLACES)
-    count = seed.num_parameters
-    if count is None:
-        count = next((spec.num_parameters for spec in offers if (spec.channels, spec.positions) == (slot.channels, slot.positions)), 0)
-    return UNKNOWN_PLACE if place is None else place, check_count(f"{key}: num_parameters", count)
+    count = _num_parameters(seed, slot, offers)
+    return UNKNOWN_PLACE if place is None else place, 0 if count is None else check_count(f"{key}: num_parameters", count)
+
+
+def _num_parameters(seed: SeedState, slot: SlotDescription, offers: Sequence[BlueprintSpec]) -> int | None:
+    """What the packet tells, else that of its blueprint at its slot."""
+    if seed.num_parameters is not None:
+        return seed.num_parameters
+    wanted = (seed.blueprint_id, slot.channels, slot.positions)
+    return next((spec.num_parameters for spec in offers if (spec.blueprint_id, spec.channels, spec.positions) == wanted), None)
 
 
 def _metrics(seed: SeedState, told: dict[str, float | None], accuracy: float) -> SeedMetrics:
@@ -188,6 +227,6 @@ def _traits(seed: SeedState) -> SeedTraits | None:
 
 
 def _member(key: str, value: object, kind: type[IntEnum]) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value not in {int(m) for m in kind}:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) not in {int(m) for m in kind}:
         raise PacketError(f"{key}={value!r} should be one of {', '.join(kind.__members__)}")
     return int(value)

@@ -1,8 +1,9 @@
-"""Numbers and names as packets bring them: checked, and None where nothing was measured."""
+"""Numbers as packets bring them: checked, and None where nothing was measured."""
 
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from esper.leyline.packets import PacketError
 
@@ -15,7 +16,7 @@ def number(key: str, value: object) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise PacketError(f"{key}={value!r} should be a number")
     try:
         read = float(value)
@@ -44,20 +45,6 @@ def fraction(key: str, value: object, default: float) -> float:
     """
     read = ranged(key, value, 1.0)
     return default if read is None else read
-
-
-def check_name(key: str, value: object) -> None:
-    """Let pass what can be stored and sent as text.
-
-    Raises:
-        PacketError: If it is no text, or holds half of a surrogate pair, which no encoding of Unicode can write.
-    """
-    if not isinstance(value, str):
-        raise PacketError(f"{key}={value!r} should be text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise PacketError(f"{key}={value!r} should be text that UTF-8 can write: {error.reason}") from error
 
 
 def or_nan(value: float | None) -> float:

@@ -21,10 +21,12 @@ from esper.leyline.tf32 import tf32
 from esper.tamiyo.compiling import Encode, Encoder
 from esper.tamiyo.continuous import PolicyParamsHead
 from esper.tamiyo.distribution import log_prob_of, masked_log_probs, normalised_entropy, sample
+from esper.tamiyo.encoders import table_shapes
 from esper.tamiyo.gnn import TamiyoGNN
 from esper.tamiyo.heads import DETAIL_HEADS, DETAILS, FIRST_GAIN, WIDEST_DETAIL, ActionHeads
 from esper.tamiyo.inspection import PolicyInspection, PolicyOutput, method_probs
 from esper.tamiyo.planner import GraphPlanner, to_device
+from esper.tamiyo.registries import CAPACITY, RegistryError
 from esper.tamiyo.tiny_graph import tiny_graphs
 
 if TYPE_CHECKING:
@@ -79,6 +81,15 @@ class _Decision:
     details_picked: Tensor
 
 
+_TABLES: Mapping[str, str] = {
+    "layer_types": "layer_type",
+    "activations": "activation_type",
+    "optimizer_families": "optimizer_family",
+    "specializations": "specialization",
+    "seeds": "seed",
+    "blueprints": "blueprint",
+}
+"""Registry kind → embedding table; kinds that are not here have none."""
 WARM_GROUP = 3
 """Graphs that a policy for training warms up on."""
 P = ParamSpec("P")
@@ -99,7 +110,15 @@ def _rounded(method: Callable[Concatenate[TamiyoPolicy, P], R]) -> Callable[Conc
 
 
 class TamiyoPolicy(nn.Module):
-    """Graph network, action heads, value, risk and telemetry heads."""
+    """Graph network, action heads, value, risk and telemetry heads.
+
+        policy = TamiyoPolicy(config).eval()
+        output = policy.act(batch, None)
+
+    Like any module it is born in training mode, in which dropout makes every pass another one: `act`, `inspect`, `select_action`
+    and `evaluate` then answer the same question differently each time. Call `eval()` before deciding, as the learner and the
+    service do.
+    """
 
     causal: Tensor
     default_action: Tensor
@@ -222,8 +241,17 @@ class TamiyoPolicy(nn.Module):
         Args:
             tags: Registry kind (a field of `Registries`, such as `layer_types`) → name.
             registries: What the policy was trained with.
+
+        Raises:
+            RegistryError: If a kind is unknown, or the policy's table is too small for a name of its registry.
         """
-        return {kind: getattr(registries, kind).index(name) for kind, name in tags.items()}
+        rows = {kind: registries.of(kind).index(name) for kind, name in tags.items()}
+        shapes = table_shapes(self.config)
+        for kind, row in rows.items():
+            num_rows = shapes[_TABLES[kind]][0] if kind in _TABLES else CAPACITY
+            if row >= num_rows:
+                raise RegistryError(f"{kind}={tags[kind]!r} has index {row}, and this policy's table has {num_rows} rows")
+        return rows
 
     @_rounded
     def evaluate(self, batch: GraphBatch, actions: np.ndarray) -> PolicyEvaluation:

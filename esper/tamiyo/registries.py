@@ -49,8 +49,12 @@ class Registry:
         """Refuse names that could not be told apart.
 
         Raises:
-            RegistryError: If the first name is not `unknown`, a name is empty or stands twice, or there are too many.
+            RegistryError: If the first name is not `unknown`, a name is empty, stands twice or is no text of Unicode characters, or
+                there are too many.
         """
+        odd = [name for name in self.names if not _is_text(name)]
+        if odd:
+            raise RegistryError(f"registry {self.kind!r} should hold texts of Unicode characters, got {odd[0]!r}")
         if not self.names or self.names[0] != UNKNOWN:
             raise RegistryError(f"registry {self.kind!r} should begin with {UNKNOWN!r}, got {self.names[:1]}")
         twice = sorted({name for name in self.names if self.names.count(name) > 1 or not name})
@@ -103,7 +107,9 @@ class Registry:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except RecursionError as error:
+            raise RegistryError(f"a registry should have version, kind and names, and is nested too deeply: {text[:80]!r}") from error
+        except ValueError as error:
             raise RegistryError(f"a registry should be JSON: {error}") from error
         if not isinstance(values, dict) or values.keys() != {"version", "kind", "names"}:
             raise RegistryError(f"a registry should have version, kind and names, got {text[:80]!r}")
@@ -159,11 +165,19 @@ class Registries:
         Raises:
             RegistryError: If a kind is unknown, or names do not fit.
         """
+        return replace(self, **{kind: self.of(kind).extended(more) for kind, more in names.items()})
+
+    def of(self, kind: str) -> Registry:
+        """The registry of a kind.
+
+        Raises:
+            RegistryError: If the kind is unknown.
+        """
         kinds = [f.name for f in fields(self)]
-        for kind in names:
-            if kind not in kinds:
-                raise RegistryError(f"there is no registry {kind!r}; there are {', '.join(kinds)}")
-        return replace(self, **{kind: getattr(self, kind).extended(more) for kind, more in names.items()})
+        if kind not in kinds:
+            raise RegistryError(f"there is no registry {kind!r}; there are {', '.join(kinds)}")
+        registry: Registry = getattr(self, kind)
+        return registry
 
     def digests(self) -> dict[str, str]:
         """Digest of each registry by its kind."""
@@ -180,12 +194,20 @@ class Registries:
         """Read what `save` wrote.
 
         Raises:
-            RegistryError: If a file is missing or is no registry of its kind.
+            RegistryError: If a file is missing, cannot be read, or is no registry of its kind.
         """
         found = {}
         for field in fields(cls):
             path = folder / f"{field.name}.json"
             if not path.is_file():
                 raise RegistryError(f"the registry {path} is missing")
-            found[field.name] = Registry.from_json(path.read_text(encoding="utf-8"))
+            try:
+                found[field.name] = Registry.from_json(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise RegistryError(f"{path} is no registry: {error}") from error
         return cls(**found)
+
+
+def _is_text(name: object) -> bool:
+    """Whether a name is text that can be written: a lone surrogate cannot."""
+    return isinstance(name, str) and not any("\ud800" <= character <= "\udfff" for character in name)

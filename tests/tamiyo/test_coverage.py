@@ -50,6 +50,25 @@ def test_partly_masked_features_count_by_channel() -> None:
     assert coverage_of(build(make_report((telling, None, None)))).by_feature["seed.telemetry"] == 1.0
 
 
+def test_an_unknown_learning_rate_is_covered_nowhere() -> None:
+    told, untold = (coverage_of(build(make_report(learning_rate=rate))).by_feature for rate in (0.01, None))
+    for name in ("layer.learning_rate", "parameter.learning_rate", "parameter.learning_rate_score"):
+        assert (told[name], untold[name]) == (1.0, 0.0)
+    both = coverage_of(build(make_report(), make_report(learning_rate=None))).by_feature
+    assert both["parameter.learning_rate"] == 0.5
+
+
+def test_an_activation_that_the_host_does_not_tell_is_not_covered() -> None:
+    by_feature = coverage_of(build(make_report(num_layers=4))).by_feature
+    for name in (
+        "layer.activation_known",
+        "activation.known",
+        "activation.nonlinearity",
+        "activation-influences-layer.nonlinearity_strength",
+    ):
+        assert by_feature[name] == by_feature["layer.activation_type"] == 0.5
+
+
 def test_families_weigh_features_by_what_they_apply_to() -> None:
     coverage = coverage_of(build(make_report((make_seed(0), None, None))))
     of_seed = {f.name: f.of_seed for f in GRAPH_SPEC.nodes["seed"]}

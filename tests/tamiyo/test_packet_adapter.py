@@ -220,6 +220,7 @@ SEED = SeedState("s", SeedStage.TRAINING, slot_id="r0c0")
         (replace(BARE, seed_states=(replace(SEED, blueprint_place=32),)), "blueprint_place=32"),
         (replace(BARE, seed_states=(replace(SEED, monitored_layers=("x",)),)), "monitored_layers"),
         (replace(BARE, seed_states=(replace(SEED, traits=SeedTraits(allowed_blending_methods=("magic",))),)), "magic"),
+        (replace(BARE, seed_states=(SeedState("r0c1", SeedStage.TRAINING),)), "should name the slot"),
         (replace(BARE, layer_states=(LayerState("x"),)), r"layer_states tell of \['x'\]"),
         (replace(BARE, layer_states=(LayerState("segment0"), LayerState("segment0"))), "each layer once"),
         (replace(BARE, slot_states=(SlotState("x"),)), r"slot_states tell of \['x'\]"),
@@ -239,11 +240,35 @@ def test_an_impossible_packet_is_refused(packet: SystemStatePacket, complaint: s
         ({"slots": (SlotDescription("a", 0, 1, 1), SlotDescription("a", 1, 1, 1))}, "stand twice"),
         ({"slots": (SlotDescription("a", 0, -1, 1),)}, "channels=-1"),
         ({"layers": (LayerSpec("a", "linear", None, 1, 1, 0.0, 10**400, 0, 0),), "slots": ()}, "num_parameters"),
+        ({"layers": 5}, "layers=5 should be a tuple of LayerSpec"),
+        ({"layers": ("a",), "slots": ()}, r"layers\[0\]='a'"),
+        ({"layers": (LayerSpec("\ud800", "linear", None, 1, 1, 0.0, 1, 0, 0),), "slots": ()}, "layer_id=.*UTF-8"),
+        ({"layers": (LayerSpec("a", ["linear"], None, 1, 1, 0.0, 1, 0, 0),), "slots": ()}, "layer_type=.* should be text"),  # type: ignore[arg-type]
+        ({"layers": (LayerSpec("a", "linear", 3, 1, 1, 0.0, 1, 0, 0),), "slots": ()}, "activation_type=3 should be text"),  # type: ignore[arg-type]
+        ({"layers": (LayerSpec("a", "linear", None, 1, 1, "x", 1, 0, 0),), "slots": ()}, "dropout_rate='x' should be within"),  # type: ignore[arg-type]
+        ({"layers": (LayerSpec("a", "linear", None, 1, 1, math.nan, 1, 0, 0),), "slots": ()}, "dropout_rate=nan"),
+        ({"slots": (SlotDescription(["a"], 0, 1, 1),)}, "slot_id=.* should be text"),  # type: ignore[arg-type]
+        ({"slots": (SlotDescription("a\udfff", 0, 1, 1),)}, "slot_id=.*UTF-8"),
+        ({"blueprints": (BlueprintSpec(7, "cnn", 1, 1, 1, 1, 1, RiskLevel.GREEN),)}, "blueprint_id=7 should be text"),  # type: ignore[arg-type]
+        ({"blueprints": (BlueprintSpec("a", "cnn", 32, 1, 1, 1, 1, RiskLevel.GREEN),)}, "place=32 should be an index below 32"),
+        ({"num_parameters": -1}, "num_parameters=-1"),
+        ({"limits": {"max_seeds": 1}}, "limits=.* GrowthLimits, not dict"),
+        ({"limits": replace(LIMITS, blueprints=(40,))}, "limits.blueprints=40"),
+        ({"limits": replace(LIMITS, max_seeds=-1)}, "limits.max_seeds=-1"),
     ],
 )
 def test_an_impossible_host_is_refused(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(PacketError, match=complaint):
         make_host(**change)
+
+
+def test_a_host_may_hold_lists_and_numpy_scalars() -> None:
+    plain = make_host()
+    layers = [replace(x, num_parameters=np.int64(x.num_parameters), dropout_rate=np.float32(0.0)) for x in plain.layers]  # type: ignore[arg-type]
+    slots = [replace(slot, channels=np.int32(slot.channels)) for slot in plain.slots]  # type: ignore[arg-type]
+    told = HostDescription(layers, slots, np.int64(12), blueprints=None)  # type: ignore[arg-type]
+    assert told == plain
+    assert_same(graph_of(BARE, told), graph_of(BARE, plain))
 
 
 def test_a_schedule_that_runs_is_seen() -> None:

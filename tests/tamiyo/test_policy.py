@@ -17,6 +17,7 @@ from esper.leyline.masks import ActionMasks, explain_illegal
 from esper.leyline.rng import SeedTree
 from esper.leyline.uncompiled import AdamW
 from esper.tamiyo import GraphBuilder, ProbabilityFloors, TamiyoGNNConfig, TamiyoPolicy
+from esper.tamiyo.registries import Registries, RegistryError
 from tests.tamiyo.graphs import SMALL, random_batch, random_masks
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH, busy_report, make_report, make_seed
 
@@ -248,6 +249,29 @@ def test_warming_up_leaves_the_mode_as_it_was() -> None:
     for is_training in (True, False):
         policy.train(is_training).warm_up()
         assert {module.training for module in policy.modules()} == {is_training}
+
+
+def test_dropout_is_over_once_a_policy_is_told_to_evaluate() -> None:
+    with SeedTree(0).torch_scope():
+        policy = TamiyoPolicy(replace(SMALL, dropout=0.5))
+        batch = random_batch(np.random.default_rng(0), 2)
+        fresh = [policy.inspect(batch).value for _ in range(2)]
+        policy.eval()
+        settled = [policy.inspect(batch).value for _ in range(3)]
+    assert (fresh[0] != fresh[1]).any()
+    assert all((value == settled[0]).all() for value in settled)
+
+
+def test_tags_stand_for_rows_that_the_policy_has() -> None:
+    registries = Registries.standard(blueprints=["norm"])
+    rows = TamiyoPolicy(SMALL).encode_tags({"layer_types": "head", "blueprints": "norm", "seeds": "stranger"}, registries)
+    assert rows == {"layer_types": registries.layer_types.index("head"), "blueprints": 1, "seeds": 0}
+    with pytest.raises(RegistryError, match="no registry 'nonsense'"):
+        TamiyoPolicy(SMALL).encode_tags({"nonsense": "x"}, registries)
+    small = TamiyoPolicy(replace(SMALL, layer_vocab=4))
+    assert small.encode_tags({"layer_types": registries.layer_types.name(3)}, registries) == {"layer_types": 3}
+    with pytest.raises(RegistryError, match="has 4 rows"):
+        small.encode_tags({"layer_types": "head"}, registries)
 
 
 def test_policy_gradient_raises_the_probability_of_a_rewarded_action() -> None:

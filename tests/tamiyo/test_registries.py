@@ -63,6 +63,8 @@ def test_order_and_kind_belong_to_the_digest() -> None:
     ("text", "complaint"),
     [
         ("{", "JSON"),
+        pytest.param("[" * 100_000, "too deeply", id="nested"),
+        (json.dumps({"version": 1, "kind": "seeds", "names": ["unknown", "\ud800"]}), "Unicode"),
         ("[]", "version, kind and names"),
         (json.dumps({"version": 2, "kind": "seeds", "names": ["unknown"]}), "version 2"),
         (json.dumps({"version": 1, "kind": "seeds", "names": "unknown"}), "list of texts"),
@@ -86,8 +88,20 @@ def test_a_missing_or_exchanged_file_is_refused(tmp_path: Path) -> None:
         Registries.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"[" * 100_000, b'{"version": ' + b"9" * 5000 + b"}", b"{}"], ids=["encoding", "nested", "digits", "keys"]
+)
+def test_a_file_that_is_no_registry_is_named(content: bytes, tmp_path: Path) -> None:
+    Registries.standard().save(tmp_path)
+    (tmp_path / "seeds.json").write_bytes(content)
+    with pytest.raises(RegistryError, match=r"seeds\.json is no registry"):
+        Registries.load(tmp_path)
+
+
 def test_an_index_or_a_kind_that_is_not_there_is_refused() -> None:
     with pytest.raises(RegistryError, match="indices 0…5"):
         Registries.standard().optimizer_families.name(6)
     with pytest.raises(RegistryError, match="no registry 'colours'"):
         Registries.standard().extended(colours=["red"])
+    with pytest.raises(RegistryError, match="no registry 'colours'"):
+        Registries.standard().of("colours")

@@ -25,9 +25,15 @@ class _Entry:
     """A command that is being watched."""
 
     command: AdaptationCommand
-    slot: int | None
+    seed_id: str | None
+    """Seed that it is about; None until a germination shows one."""
     before: TrialReport
-    follow_ups: list[str] = field(default_factory=list)
+    void: str = ""
+    """Why it cannot be judged whatever comes; empty if it can."""
+    is_fresh: bool = True
+    """Whether no later report was seen yet."""
+    follow_ups: dict[str, str] = field(default_factory=dict)
+    """Command → operation."""
 
     @property
     def op(self) -> LifecycleOp:
@@ -36,16 +42,27 @@ class _Entry:
         return LifecycleOp[operation.operation]
 
     def seed_in(self, report: TrialReport) -> SeedStateReport | None:
-        return None if self.slot is None or self.slot >= len(report.slots) else report.slots[self.slot].seed
+        """Its seed, wherever that is now; before one is known, whatever stands in its slot."""
+        if self.seed_id is None:
+            return _seed_at(self.command.target_slot_id, report)
+        return next((s.seed for s in report.slots if s.seed is not None and s.seed.seed_id == self.seed_id), None)
 
 
 @dataclass(slots=True)
 class _Run:
     """What is known of one training run."""
 
+    first_epoch: int
+    last: TrialReport
+    """The newest report that was no late one."""
     open: list[_Entry] = field(default_factory=list)
     lives: SeedLives = field(default_factory=SeedLives)
-    last: TrialReport | None = None
+    late_epoch: int | None = None
+    """Epoch of the late report that came last, if none in time came after it."""
+
+    def begins_again(self, epoch: int) -> bool:
+        """Whether an epoch before the last one is another start, and not a packet that was long on its way."""
+        return epoch in (0, self.first_epoch) or (self.late_epoch is not None and epoch > self.late_epoch)
 
 
 class CommandLedger:
@@ -56,7 +73,12 @@ class CommandLedger:
 
     A command is judged after `window_epochs`, or at the end of its run, by the change of validation accuracy: SUCCESS, REGRESSION,
     or NEUTRAL between. It is ABORTED if the next report shows that it was not carried out, if its seed is pruned within the window,
-    or if its run is begun again or given up.
+    or if its run is begun again or given up. The life of a seed that its run leaves undecided is ABORTED too.
+
+    A report of the last epoch once more is a repetition: the command that is given on it takes the place of the one before, which is
+    ABORTED, so that a run has at most one open command for every epoch of the window. A report of an earlier epoch is late: nothing
+    is concluded from it, and the command that is given on it is ABORTED. But if the run's first epoch comes again, or epoch 0, or a
+    second late report in a row that goes on from the first, then the run has begun again.
     """
 
     def __init__(self, config: TamiyoServiceConfig) -> None:
@@ -76,62 +98,87 @@ class CommandLedger:
 
     def record(self, run_id: str, command: AdaptationCommand, report: TrialReport) -> None:
         """Remember a command that was decided on `report`."""
-        run = self._runs.setdefault(run_id, _Run(last=report))
-        slot = next((i for i, s in enumerate(report.slots) if s.slot_id == command.target_slot_id), None)
-        entry = _Entry(command, slot, report)
-        if slot is not None and command.target_slot_id is not None:
+        run = self._runs.setdefault(run_id, _Run(report.epoch, report))
+        slot_id = command.target_slot_id
+        entry = _Entry(command, command.target_seed_id or _id_of(_seed_at(slot_id, report)), report)
+        if report.epoch < run.last.epoch:
+            entry.void = f"its packet was late: epoch {report.epoch} after {run.last.epoch}"
+        elif slot_id is not None:
             for earlier in run.open:
-                if earlier.slot == slot:
-                    earlier.follow_ups.append(entry.op.name)
+                if earlier.command.target_slot_id == slot_id:
+                    earlier.follow_ups[command.command_id] = entry.op.name
             if entry.op is LifecycleOp.GERMINATE:
-                run.lives.germination_ordered(command.target_slot_id, command.policy_version, command.command_id)
+                run.lives.germination_ordered(slot_id, command.policy_version, command.command_id)
             else:
-                run.lives.command_given(command.target_slot_id, command.command_id)
+                run.lives.command_given(slot_id, command.command_id)
         run.open.append(entry)
 
     def observe(self, run_id: str, report: TrialReport) -> list[FieldReport]:
         """Take a run's next report into account; returns the outcomes that it settles."""
         told: list[FieldReport] = []
         run = self._runs.get(run_id)
-        if run is not None and run.last is not None and report.epoch < run.last.epoch:
+        if run is not None and report.epoch < run.last.epoch:
+            if not run.begins_again(report.epoch):
+                run.late_epoch = report.epoch
+                return self._settle(run_id, run, [(e, (FieldOutcome.ABORTED, e.void) if e.void else None) for e in run.open])
             told += self.close(run_id, "the run began again")
             run = None
         if run is None:
-            run = _Run()
+            run = _Run(report.epoch, report)
         self._runs.pop(run_id, None)
         self._runs[run_id] = run
-        run.last = report
+        self._withdraw_repeated(run, report.epoch)
+        run.last, run.late_epoch = report, None
         told += self._forget_silent()
         told += self._keep([self._tell_life(run_id, ended) for ended in run.lives.observe(report)])
-        settled = [(entry, self._judge(entry, report)) for entry in run.open]
-        run.open = [entry for entry, verdict in settled if verdict is None]
-        told += self._keep([self._tell(run_id, entry, report, verdict) for entry, verdict in settled if verdict is not None])
+        told += self._settle(run_id, run, [(entry, self._judge(entry, report)) for entry in run.open])
         if report.done:
-            self._runs.pop(run_id)
+            told += self._keep([self._tell_life(run_id, left) for left in run.lives.close(report, "the run ended")])
         return told
 
     def close(self, run_id: str, why: str = "the run was given up") -> list[FieldReport]:
-        """Stop watching a run; what is still open is ABORTED."""
+        """Stop watching a run; what is still open is ABORTED, and so are the lives of seeds that were neither kept nor pruned."""
         run = self._runs.pop(run_id, None)
-        if run is None or run.last is None:
+        if run is None:
             return []
-        return self._keep([self._tell(run_id, entry, run.last, (FieldOutcome.ABORTED, why)) for entry in run.open])
+        told = self._settle(run_id, run, [(entry, (FieldOutcome.ABORTED, entry.void or why)) for entry in run.open])
+        return told + self._keep([self._tell_life(run_id, left) for left in run.lives.close(run.last, why)])
+
+    def _withdraw_repeated(self, run: _Run, epoch: int) -> None:
+        """Make room for the command that a repeated report will get."""
+        for entry in run.open:
+            if entry.before.epoch == epoch and not entry.void:
+                entry.void = "its epoch was told again, and another command took its place"
+                run.lives.command_withdrawn(entry.command.command_id)
+                for other in run.open:
+                    other.follow_ups.pop(entry.command.command_id, None)
+
+    def _settle(self, run_id: str, run: _Run, verdicts: list[tuple[_Entry, tuple[FieldOutcome, str] | None]]) -> list[FieldReport]:
+        """Tell what came to an outcome, and keep the rest open."""
+        run.open = [entry for entry, verdict in verdicts if verdict is None]
+        settled = [(entry, verdict) for entry, verdict in verdicts if verdict is not None]
+        for entry, (outcome, _) in settled:
+            if outcome is FieldOutcome.ABORTED:
+                run.lives.order_failed(entry.command.command_id)
+        return self._keep([self._tell(run_id, entry, run.last, verdict) for entry, verdict in settled])
 
     def _forget_silent(self) -> list[FieldReport]:
+        """Give up what was not heard of for longest; of runs that are over, as many are remembered as are watched."""
         told: list[FieldReport] = []
-        while len(self._runs) > self._config.kept_runs:
-            told += self.close(next(iter(self._runs)), "the run fell silent")
+        for is_over in (False, True):
+            runs = [run_id for run_id, run in self._runs.items() if run.last.done is is_over]
+            for run_id in runs[: max(len(runs) - self._config.kept_runs, 0)]:
+                told += self.close(run_id, "the run fell silent")
         return told
 
     def _judge(self, entry: _Entry, report: TrialReport) -> tuple[FieldOutcome, str] | None:
         """Outcome and a note; None while it is open."""
-        watched = report.epoch - entry.before.epoch
-        if watched <= 0:
-            return None
-        trouble = _trouble(entry, report, is_first=watched == 1)
+        is_first, entry.is_fresh = entry.is_fresh, False
+        trouble = entry.void or _trouble(entry, report, is_first=is_first)
         if trouble:
             return FieldOutcome.ABORTED, trouble
-        if watched < self._config.window_epochs and not report.done:
+        entry.seed_id = entry.seed_id or _id_of(entry.seed_in(report))
+        if report.epoch - entry.before.epoch < self._config.window_epochs and not report.done:
             return None
         gained = report.val_accuracy - entry.before.val_accuracy
         return self._outcome(gained, is_success=gained >= self._config.success_points), ""
@@ -159,10 +206,10 @@ class CommandLedger:
             ),
             command_id=command.command_id,
             training_run_id=run_id,
-            seed_id=command.target_seed_id or _id_of(entry.seed_in(report)),
+            seed_id=entry.seed_id,
             slot_id=command.target_slot_id,
             blueprint_id=operation.blueprint_id if operation is not None else None,
-            follow_up_actions=tuple(entry.follow_ups),
+            follow_up_actions=tuple(entry.follow_ups.values()),
             notes=note,
         )
 
@@ -171,7 +218,7 @@ class CommandLedger:
         gained = life.total_improvement
         return FieldReport(
             report_id=str(uuid4()),
-            outcome=self._outcome(gained, is_success=life.success),
+            outcome=FieldOutcome.ABORTED if ended.is_undecided else self._outcome(gained, is_success=life.success),
             tamiyo_policy_version=ended.policy_version,
             observation_window_epochs=life.completed_epoch - life.germinated_epoch,
             metrics=_measured(
@@ -220,3 +267,7 @@ def _measured(**metrics: float) -> dict[str, float]:
 
 def _id_of(seed: SeedStateReport | None) -> str | None:
     return None if seed is None else seed.seed_id
+
+
+def _seed_at(slot_id: str | None, report: TrialReport) -> SeedStateReport | None:
+    return next((slot.seed for slot in report.slots if slot.slot_id == slot_id), None)

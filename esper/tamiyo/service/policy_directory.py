@@ -8,69 +8,51 @@ registries/*.json       the names behind every index that the policy knows
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Generator
 
+from esper.leyline.actions import HEAD_SIZES, NUM_BLUEPRINT_PLACES, Head
 from esper.leyline.load import ConfigError, dump
 from esper.leyline.load import load as load_config
 from esper.leyline.masks import GrowthLimits
 from esper.tamiyo.config import TamiyoGNNConfig
-from esper.tamiyo.norms import FeatureNorms, MetricNormalisation
+from esper.tamiyo.graph_spec import GRAPH_SPEC
+from esper.tamiyo.norms import FeatureNorms, MetricNormalisation, NormsError
 from esper.tamiyo.policy import TamiyoPolicy
 from esper.tamiyo.registries import Registries, Registry, RegistryError
+from esper.tamiyo.service.errors import PolicyRejectedError, Rejection
+from esper.tamiyo.service.manifest import (
+    ARCHITECTURE_VERSION,
+    DIRECTORY_NAME,
+    MANIFEST,
+    NORMS,
+    REGISTRIES,
+    REGISTRY_FILES,
+    WEIGHTS,
+    Manifest,
+    hash_of,
+    quoted,
+    read_manifest,
+    seal_of,
+    version_of,
+)
 from esper.tamiyo.service.own_draws import OwnDraws
+from esper.tamiyo.tiny_graph import tiny_graphs
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
-ARCHITECTURE_VERSION = "gnn_v1"
-DIRECTORY_NAME = f"tamiyo_{ARCHITECTURE_VERSION}"
-_MANIFEST, _WEIGHTS, _NORMS, _REGISTRIES = "manifest.json", "weights.safetensors", "gnn_norms.json", "registries"
-_REQUIRED = ("format", "architecture_version", "policy_version", "config", "digests", "limits", "steps_per_epoch", "sha256", "seal")
-_VERSION_DIGITS = 12
-"""Digits of the weights' hash in a policy's version."""
-
-
-class Rejection(StrEnum):
-    """Why a directory was refused."""
-
-    UNREADABLE = "unreadable"
-    """It is no policy directory, or a file of it is missing or cut short."""
-    ALTERED = "altered"
-    """A file is not what it was when the directory was written."""
-    ARCHITECTURE = "architecture"
-    """It holds a policy of another architecture."""
-    DIGEST = "digest"
-    """Its indices mean something else here."""
-    WEIGHTS = "weights"
-    """The weights do not fit the configuration, or are not finite."""
-
-
-class PolicyRejectedError(ValueError):
-    """A policy directory that cannot be used; the message names the file and what is wrong."""
-
-    def __init__(self, path: Path, kind: Rejection, detail: str) -> None:
-        super().__init__(path, kind, detail)
-        self.path = path
-        self.kind = kind
-        self.detail = detail
-
-    def __str__(self) -> str:
-        """What is wrong, in one line."""
-        return f"{self.path}: refused ({self.kind}): {self.detail}"
+    from esper.leyline.graph import GraphBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,79 +111,70 @@ def save_policy(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in policy.state_dict().items()}
-    save_file(tensors, staging / _WEIGHTS)
-    (staging / _NORMS).write_text(_norms_of(policy).to_json(), encoding="utf-8")
-    observing.registries.save(staging / _REGISTRIES)
-    hashes = {str(file.relative_to(staging)): _hash(file.read_bytes()) for file in sorted(staging.rglob("*.*")) if file.is_file()}
-    manifest: dict[str, Any] = {
-        "format": DIRECTORY_NAME,
-        "architecture_version": ARCHITECTURE_VERSION,
-        "policy_version": f"{ARCHITECTURE_VERSION}-{num_updates}-{hashes[_WEIGHTS][:_VERSION_DIGITS]}",
-        "config": dump(policy.config),
-        "digests": dict(digests),
-        "limits": dump(observing.limits),
-        "steps_per_epoch": observing.steps_per_epoch,
-        "source": dict(source),
-        "versions": {name: version(name) for name in ("esper-morph", "torch")},
-        "sha256": hashes,
-    }
-    manifest["seal"] = _seal(manifest)
-    (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    save_file(tensors, staging / WEIGHTS)
+    (staging / NORMS).write_text(_norms_of(policy).to_json(), encoding="utf-8")
+    observing.registries.save(staging / REGISTRIES)
+    hashes = {file.relative_to(staging).as_posix(): hash_of(file.read_bytes()) for file in sorted(staging.rglob("*.*")) if file.is_file()}
+    manifest = Manifest(
+        format=DIRECTORY_NAME,
+        architecture_version=ARCHITECTURE_VERSION,
+        policy_version=version_of(num_updates, hashes[WEIGHTS]),
+        config=dump(policy.config),
+        digests=digests,
+        limits=observing.limits,
+        steps_per_epoch=observing.steps_per_epoch,
+        source=source,
+        versions={name: version(name) for name in ("esper-morph", "torch")},
+        sha256=hashes,
+        seal="",
+    )
+    values = dump(manifest)
+    (staging / MANIFEST).write_text(json.dumps(values | {"seal": seal_of(values)}, indent=1), encoding="utf-8")
     os.rename(staging, path)
-    stored: str = manifest["policy_version"]
-    return stored
+    return manifest.policy_version
 
 
-def load_policy(path: Path, *, digests: Mapping[str, str] | None = None, device: str = "cpu", is_compiled: bool = False) -> StoredPolicy:
+def load_policy(
+    path: Path | str, *, digests: Mapping[str, str] | None = None, device: str = "cpu", is_compiled: bool = False
+) -> StoredPolicy:
     """Read and verify a policy directory; nothing is unpickled.
 
     Args:
         path: The directory.
-        digests: Hashes that the registries must have; None takes the directory's own.
+        digests: Hashes that all it refers to must have; None asks only that its registries are those of its manifest, and that
+            its observations are laid out as they are here, which is asked always.
         device: Where the policy shall live.
         is_compiled: Compile its network.
 
     Raises:
-        PolicyRejectedError: If it is damaged, of another architecture, or belongs to other registries.
+        PolicyRejectedError: If it is damaged, of another architecture, belongs to other registries or another layout of
+            observations, or answers with numbers that are not finite.
     """
-    manifest = _read_manifest(path)
-    contents = _read_files(path, manifest["sha256"])
-    registries = _read_registries(path, contents, manifest["digests"])
+    path = Path(path)
+    try:
+        stored = _read(path, digests)
+    except RecursionError as error:
+        raise PolicyRejectedError(path, Rejection.UNREADABLE, "a file of it is nested too deeply") from error
+    stored.policy.run_on(device, is_compiled=is_compiled, group_size=1)
+    return stored
+
+
+def _read(path: Path, digests: Mapping[str, str] | None) -> StoredPolicy:
+    manifest = read_manifest(path)
+    contents = _read_files(path, manifest.sha256)
+    registries = _read_registries(path, contents)
+    here = {"graph": GRAPH_SPEC.digest, **registries.digests()}
+    _check_digests(path, {name: manifest.digests.get(name) for name in here}, here)
     if digests is not None:
-        _check_digests(path, manifest["digests"], digests)
-    policy = _build(path, manifest, contents[_WEIGHTS], device=device, is_compiled=is_compiled)
-    try:
-        limits = load_config(GrowthLimits, manifest["limits"], "limits")
-    except ConfigError as error:
-        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{_MANIFEST}: {error}") from error
+        _check_digests(path, manifest.digests, digests)
+    _check_limits(path, manifest.limits, num_blueprints=min(NUM_BLUEPRINT_PLACES, len(registries.blueprints) - 1))
     return StoredPolicy(
-        policy=policy,
-        version=manifest["policy_version"],
-        observing=Observing(registries, limits, int(manifest["steps_per_epoch"])),
-        digests=dict(manifest["digests"]),
-        source=dict(manifest.get("source", {})),
+        policy=_build(path, manifest, contents[WEIGHTS]),
+        version=manifest.policy_version,
+        observing=Observing(registries, manifest.limits, manifest.steps_per_epoch),
+        digests=manifest.digests,
+        source=manifest.source,
     )
-
-
-def _read_manifest(path: Path) -> Mapping[str, Any]:
-    if path.is_file():
-        detail = f"a single file holds no {DIRECTORY_NAME} policy, such as weights of the older feed-forward network; it was not opened"
-        raise PolicyRejectedError(path, Rejection.ARCHITECTURE, detail)
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"no readable {_MANIFEST}: {error}") from error
-    if not isinstance(manifest, Mapping):
-        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{_MANIFEST} is no mapping")
-    architecture = manifest.get("architecture_version")
-    if architecture != ARCHITECTURE_VERSION:
-        raise PolicyRejectedError(path, Rejection.ARCHITECTURE, f"architecture {architecture!r}, this is {ARCHITECTURE_VERSION!r}")
-    missing = [key for key in _REQUIRED if key not in manifest]
-    if missing:
-        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{_MANIFEST} lacks {', '.join(missing)}")
-    if manifest["seal"] != _seal(manifest):
-        raise PolicyRejectedError(path, Rejection.ALTERED, f"{_MANIFEST} was altered since it was written")
-    return manifest
 
 
 def _read_files(path: Path, hashes: Mapping[str, str]) -> dict[str, bytes]:
@@ -212,51 +185,52 @@ def _read_files(path: Path, hashes: Mapping[str, str]) -> dict[str, bytes]:
             contents[name] = (path / name).read_bytes()
         except OSError as error:
             raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{name}: {error.strerror}") from error
-        if _hash(contents[name]) != expected:
+        if hash_of(contents[name]) != expected:
             raise PolicyRejectedError(path, Rejection.ALTERED, f"{name} was altered since it was written")
-    absent = [name for name in (_WEIGHTS, _NORMS) if name not in contents]
-    if absent:
-        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{_MANIFEST} lists no {', '.join(absent)}")
     return contents
 
 
-def _read_registries(path: Path, contents: Mapping[str, bytes], digests: Mapping[str, str]) -> Registries:
-    names = {field.name: f"{_REGISTRIES}/{field.name}.json" for field in fields(Registries)}
-    absent = [name for name in names.values() if name not in contents]
-    if absent:
-        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{_MANIFEST} lists no {', '.join(absent)}")
+def _read_registries(path: Path, contents: Mapping[str, bytes]) -> Registries:
     try:
-        registries = Registries(**{kind: Registry.from_json(contents[name].decode()) for kind, name in names.items()})
+        return Registries(**{kind: Registry.from_json(contents[name].decode()) for kind, name in REGISTRY_FILES.items()})
     except (RegistryError, UnicodeDecodeError) as error:
-        raise PolicyRejectedError(path, Rejection.UNREADABLE, str(error)) from error
-    for name, found in registries.digests().items():
-        if digests.get(name) != found:
-            raise PolicyRejectedError(path, Rejection.DIGEST, f"registry {name} has digest {found}, {_MANIFEST} says {digests.get(name)}")
-    return registries
+        raise PolicyRejectedError(path, Rejection.UNREADABLE, quoted(error)) from error
 
 
-def _check_digests(path: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+def _check_digests(path: Path, found: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
-            raise PolicyRejectedError(path, Rejection.DIGEST, f"the digest of {name} is {found.get(name)}, here it is {expected.get(name)}")
+            detail = f"the digest of {name!r} is {found.get(name)!r}, here it is {expected.get(name)!r}"
+            raise PolicyRejectedError(path, Rejection.DIGEST, detail)
 
 
-def _build(path: Path, manifest: Mapping[str, Any], weights: bytes, *, device: str, is_compiled: bool) -> TamiyoPolicy:
+def _check_limits(path: Path, limits: GrowthLimits, *, num_blueprints: int) -> None:
+    """Refuse places that no head has, and blueprints without a name."""
+    sizes = {"blueprints": num_blueprints, "tempos": HEAD_SIZES[Head.TEMPO], "alpha_targets": HEAD_SIZES[Head.ALPHA_TARGET]}
+    for name, size in sizes.items():
+        places = getattr(limits, name)
+        if not all(0 <= place < size for place in places):
+            raise PolicyRejectedError(path, Rejection.UNREADABLE, f"limits.{name}={list(places)} should be places from 0 to {size - 1}")
+
+
+def _build(path: Path, manifest: Manifest, weights: bytes) -> TamiyoPolicy:
+    """The policy in evaluation mode, on the CPU."""
     try:
-        stored = load_config(TamiyoGNNConfig, manifest["config"], "config")
+        config = replace(load_config(TamiyoGNNConfig, manifest.config, "config"), device="cpu", compile=False)
         tensors = load(weights)
+        with OwnDraws(Generator()):
+            policy = TamiyoPolicy(config)
     except ConfigError as error:
-        raise PolicyRejectedError(path, Rejection.ARCHITECTURE, f"{_MANIFEST}: {error}") from error
-    except SafetensorError as error:
-        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{_WEIGHTS}: {error}") from error
-    with OwnDraws(Generator()):
-        policy = TamiyoPolicy(replace(stored, device="cpu", compile=False))
+        raise PolicyRejectedError(path, Rejection.ARCHITECTURE, f"{MANIFEST}: {quoted(error)}") from error
+    except (SafetensorError, KeyError) as error:
+        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{WEIGHTS}: {quoted(error)}") from error
     problem = _misfit(policy.state_dict(), tensors)
+    if not problem:
+        policy.load_state_dict(tensors)
+        policy.eval().requires_grad_(False)
+        problem = _nonsense(policy)
     if problem:
-        raise PolicyRejectedError(path, Rejection.WEIGHTS, f"{_WEIGHTS}: {problem}")
-    policy.load_state_dict(tensors)
-    policy.eval().requires_grad_(False)
-    policy.run_on(device, is_compiled=is_compiled, group_size=1)
+        raise PolicyRejectedError(path, Rejection.WEIGHTS, f"{WEIGHTS}: {problem}")
     return policy
 
 
@@ -268,19 +242,30 @@ def _misfit(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str:
     for name, tensor in own.items():
         if stored[name].shape != tensor.shape:
             return f"{name} has shape {tuple(stored[name].shape)}, the configuration asks for {tuple(tensor.shape)}"
-        if stored[name].is_floating_point() and not bool(stored[name].isfinite().all()):
+        if stored[name].dtype != tensor.dtype:
+            return f"{name} is of type {stored[name].dtype}, and should be {tensor.dtype}"
+        if not bool(stored[name].isfinite().all()):
             return f"{name} is not finite"
     return ""
 
 
+def _nonsense(policy: TamiyoPolicy) -> str:
+    """Why no sense can be made of what a policy would answer; empty if it can."""
+    try:
+        _norms_of(policy)
+    except NormsError as error:
+        return quoted(error)
+    parts = policy.inspect(_trial_graphs()).not_finite
+    return f"asked about small graphs, it answers with {', '.join(parts)} not finite" if parts else ""
+
+
+def _trial_graphs() -> GraphBatch:
+    """Two small graphs: one without content, and one in which everything was measured and is 1."""
+    graphs = tiny_graphs(2)
+    for rows in (*graphs.nodes.values(), *graphs.edge_attr.values()):
+        rows[len(rows) // 2 :] = 1.0
+    return graphs
+
+
 def _norms_of(policy: TamiyoPolicy) -> FeatureNorms:
     return next(module.norms for module in policy.modules() if isinstance(module, MetricNormalisation))
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    """Hash over everything else in the manifest."""
-    return _hash(json.dumps({key: value for key, value in manifest.items() if key != "seal"}, sort_keys=True).encode())
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -12,7 +12,7 @@ from esper.leyline.telemetry import (
     TelemetryEvent,
     TelemetryEventType,
 )
-from esper.tamiyo.service.policy_directory import ARCHITECTURE_VERSION
+from esper.tamiyo.service.manifest import ARCHITECTURE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from esper.leyline.reports import FieldReport
     from esper.leyline.schemas import AdaptationCommand
     from esper.tamiyo.coverage import Coverage
-    from esper.tamiyo.service.policy_directory import PolicyRejectedError
+    from esper.tamiyo.service.errors import PolicyRejectedError
 
 SOURCE = "tamiyo_service"
 
@@ -43,7 +43,7 @@ def step_evaluated(
     method = operation.parameters.get("blending_method")
     own, median, high = latency_ms
     return TamiyoStepEvaluatedPayload(
-        epoch=packet.current_epoch,
+        epoch=int(packet.current_epoch),
         packet_id=packet.packet_id,
         command_id=command.command_id,
         operation=operation.operation,

@@ -7,13 +7,14 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.alpha import BLENDING_METHODS, AlphaMode
 from esper.leyline.masks import GrowthLimits, SlotView, compute_masks
-from esper.leyline.packets import HostDescription
+from esper.leyline.packets import HostDescription, PacketError, SystemStatePacket
 from esper.leyline.reports import FieldReport, SlotReport, TrialReport
 from esper.leyline.schemas import RISK_LEVELS, AdaptationCommand, CommandType
 from esper.leyline.stages import SeedStage
@@ -23,19 +24,20 @@ from esper.tamiyo.coverage import Coverage, coverage_of
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.inspection import PolicyInspection
 from esper.tamiyo.packet_adapter import report_from_packet
+from esper.tamiyo.packet_untold import untold_in
 from esper.tamiyo.service.commands import seed_operation
 from esper.tamiyo.service.config import TamiyoServiceConfig
+from esper.tamiyo.service.errors import PolicyAnswerError, PolicyRejectedError
 from esper.tamiyo.service.latency import LatencyMeter
 from esper.tamiyo.service.ledger import CommandLedger
+from esper.tamiyo.service.manifest import ARCHITECTURE_VERSION
 from esper.tamiyo.service.metric_names import metrics_of
-from esper.tamiyo.service.policy_directory import ARCHITECTURE_VERSION, PolicyRejectedError, StoredPolicy, load_policy
+from esper.tamiyo.service.policy_directory import StoredPolicy, load_policy
 from esper.tamiyo.service.stories import health_indicators, step_evaluated, tell_loaded, tell_outcomes, tell_rejected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from esper.leyline.packets import SystemStatePacket
     from esper.leyline.ports import Emitter
     from esper.leyline.telemetry import TamiyoStepEvaluatedPayload
     from esper.tamiyo.registries import Registries
@@ -88,14 +90,15 @@ class TamiyoService:
         service.update_policy(Path("newer"))       # from any thread, at any time
 
     Everything may be called from several threads. A step uses the policy that is served when it begins; a
-    policy is exchanged between steps by replacing one reference, so no step waits for it and none sees two.
+    policy is exchanged between steps by replacing one reference, so no step waits for it and none sees two. Steps of
+    one policy compute one after the other. Packets of one run should come from one thread, in the order of its epochs.
 
     Args:
         policy_dir: A `tamiyo_gnn_v1` directory, as `esper export` writes it.
         device: Where the policy computes.
         emitter: Way to telemetry; None tells nobody.
         config: Settings.
-        digests: Hashes that the registries of every policy must have; None takes those of the first.
+        digests: Hashes that all policies must have of what they refer to; None takes those of the first.
 
     Raises:
         PolicyRejectedError: If the first policy cannot be used.
@@ -103,7 +106,7 @@ class TamiyoService:
 
     def __init__(
         self,
-        policy_dir: Path,
+        policy_dir: Path | str,
         *,
         device: str = "cpu",
         emitter: Emitter | None = None,
@@ -147,7 +150,14 @@ class TamiyoService:
         return metrics_of(({} if last is None else last.to_dict()) | runs)
 
     def register_host(self, run_id: str, host: HostDescription) -> None:
-        """Describe the network that a run trains; packets of runs without a description are answered with less knowledge."""
+        """Describe the network that a run trains; packets of runs without a description are answered with less knowledge.
+
+        Raises:
+            PacketError: If `host` is something else, or `run_id` is no text.
+        """
+        _check_run(run_id)
+        if not isinstance(host, HostDescription):
+            raise PacketError(f"host={host!r} of run {run_id!r} should be a HostDescription, got {type(host).__name__}")
         with self._books:
             self._hosts[run_id] = host
 
@@ -159,15 +169,17 @@ class TamiyoService:
             self._tell(tell_outcomes(told))
         return told
 
-    def update_policy(self, path: Path) -> str:
+    def update_policy(self, path: Path | str) -> str:
         """Serve the policy in `path` from the next step on; a refusal is told and leaves everything as it was.
 
         Returns:
             The version that is now served.
 
         Raises:
-            PolicyRejectedError: If the directory is damaged, of another architecture, or belongs to other registries.
+            PolicyRejectedError: If the directory is damaged, of another architecture, belongs to other registries, or holds a
+                policy that answers with numbers that are not finite.
         """
+        path = Path(path)
         with self._exchange:
             try:
                 stored = load_policy(path, digests=self._digests, device=self._device, is_compiled=self._config.is_compiled)
@@ -188,10 +200,11 @@ class TamiyoService:
 
         Raises:
             PacketError: If the packet describes something impossible.
+            PolicyAnswerError: If the policy's answer is not finite. Then nothing is commanded, and the ledger stays as it was.
         """
         began = time.perf_counter()
         served = self._policy()
-        run_id = packet.training_run_id or ANONYMOUS_RUN
+        run_id = _run_of(packet)
         with self._books:
             host = self._hosts.get(run_id)
         report = report_from_packet(packet, host, limits=served.stored.observing.limits)
@@ -201,7 +214,9 @@ class TamiyoService:
         with served.turn:
             graph = served.builder.build([seen])
             decision = served.stored.policy.inspect(graph)
-        step = _Step(report, host, decision, coverage_of(graph))
+        if decision.not_finite:
+            raise PolicyAnswerError(served.stored.version, run_id, decision.not_finite)
+        step = _Step(report, host, decision, coverage_of(graph, untold_in(packet, host, seen)))
         command = self._command(served, step, run_id)
         latency_ms = 1000.0 * (time.perf_counter() - began)
         with self._books:
@@ -255,6 +270,19 @@ class TamiyoService:
         if self._emitter is not None:
             for event in events:
                 self._emitter.emit(event)
+
+
+def _run_of(packet: SystemStatePacket) -> str:
+    if not isinstance(packet, SystemStatePacket):
+        raise PacketError(f"packet={packet!r} should be a SystemStatePacket, got {type(packet).__name__}")
+    run_id = ANONYMOUS_RUN if packet.training_run_id is None else packet.training_run_id
+    _check_run(run_id)
+    return run_id or ANONYMOUS_RUN
+
+
+def _check_run(run_id: str) -> None:
+    if not isinstance(run_id, str):
+        raise PacketError(f"training_run_id={run_id!r} should be text, got {type(run_id).__name__}")
 
 
 def _with_nowhere(report: TrialReport, limits: GrowthLimits) -> TrialReport:

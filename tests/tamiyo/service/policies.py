@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from esper.leyline.rng import SeedTree
 from esper.tamiyo.config import TamiyoGNNConfig
+from esper.tamiyo.graph_spec import GRAPH_SPEC
 from esper.tamiyo.policy import TamiyoPolicy
 from esper.tamiyo.registries import Registries
 from esper.tamiyo.service import Observing, save_policy
@@ -20,7 +21,7 @@ TINY = TamiyoGNNConfig(
 """Grows whatever it may, so that commands say something."""
 REGISTRIES = Registries.standard(blueprints=[f"blueprint{place}" for place in range(32)])
 OBSERVING = Observing(REGISTRIES, LIMITS, STEPS_PER_EPOCH)
-DIGESTS = {"catalogue": "abc", **REGISTRIES.digests()}
+DIGESTS = {"catalogue": "abc", "graph": GRAPH_SPEC.digest, **REGISTRIES.digests()}
 
 
 def make_policy(seed: int, config: TamiyoGNNConfig = TINY) -> TamiyoPolicy:

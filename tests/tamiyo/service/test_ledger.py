@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import numpy as np
 import pytest
 
 from esper.leyline.alpha import AlphaMode
@@ -175,3 +176,181 @@ def test_only_the_newest_reports_are_kept() -> None:
         ledger.observe("run", at(epoch))
         ledger.record("run", order("WAIT", slot=None), at(epoch))
     assert len(ledger.reports) == 2
+
+
+def in_slot(index: int, stage: SeedStage, seed_id: str, **changes: object) -> SeedStateReport:
+    return make_seed(index, stage, seed_id=seed_id, age_epochs=3, **changes)
+
+
+def of_slots(epoch: int, *slot_ids: str, seeds: tuple[SeedStateReport, ...]) -> TrialReport:
+    """A report in which only the slots named are seen, in this order."""
+    report = make_report(seeds, epoch=epoch)
+    return replace(report, slots=tuple(replace(s, slot_id=slot_id) for s, slot_id in zip(report.slots, slot_ids, strict=True)))
+
+
+def test_a_command_follows_its_slot_and_seed_wherever_they_stand_in_a_report() -> None:
+    ledger = CommandLedger(CONFIG)
+    a, b = in_slot(0, SeedStage.TRAINING, "a"), in_slot(1, SeedStage.TRAINING, "b")
+    before = of_slots(1, "A", "B", seeds=(a, b))
+    ledger.observe("run", before)
+    advance = replace(order("ADVANCE"), target_slot_id="B", target_seed_id="b")
+    ledger.record("run", advance, before)
+    only_b = of_slots(2, "B", seeds=(replace(b, stage=SeedStage.BLENDING),))
+    assert [told.seed_id for told in ledger.observe("run", only_b)] == ["a"]
+    assert ledger.pending == (advance,)
+    elsewhere = of_slots(3, "A", "C", seeds=(a, replace(b, stage=SeedStage.BLENDING)))
+    assert ledger.observe("run", elsewhere) == []
+    (told,) = ledger.observe("run", of_slots(4, "B", "C", seeds=(a, replace(b, stage=SeedStage.BLENDING))))
+    assert (told.command_id, told.outcome, told.seed_id) == (advance.command_id, FieldOutcome.NEUTRAL, "b")
+
+
+def test_another_seed_in_the_slot_is_not_the_one_that_was_ordered_about() -> None:
+    ledger = CommandLedger(CONFIG)
+    ledger.observe("run", at(1, seed=TRAINING))
+    advance = replace(order("ADVANCE"), target_seed_id="seed0")
+    ledger.record("run", advance, at(1, seed=TRAINING))
+    told = ledger.observe("run", at(2, seed=in_slot(0, SeedStage.BLENDING, "other")))
+    assert [(r.outcome, r.notes) for r in told if r.command_id] == [(FieldOutcome.ABORTED, "its seed was pruned within the window")]
+
+
+def test_the_next_report_decides_even_if_epochs_are_left_out() -> None:
+    assert outcome("GERMINATE", [at(1), at(3)]) == (FieldOutcome.ABORTED, "not carried out: no seed appeared")
+
+
+def play(ledger: CommandLedger, *reports: TrialReport) -> list[FieldReport]:
+    return [told for report in reports for told in ledger.observe("run", report)]
+
+
+def test_the_last_packet_once_more_tells_nothing_again() -> None:
+    ledger = CommandLedger(CONFIG)
+    fossil = seed(SeedStage.FOSSILIZED)
+    last = at(12, 60.0, fossil, done=True)
+    told = play(ledger, at(10, 60.0, fossil), at(11, 60.0, fossil), last)
+    assert [report.seed_id for report in told] == ["seed0"]
+    assert play(ledger, last, last, replace(last, epoch=13)) == []
+    assert ledger.pending == ()
+    again = play(ledger, at(0, 10.0), at(1, 12.0, fossil))
+    assert [(report.seed_id, report.life.completed_epoch) for report in again if report.life] == [("seed0", 1)]
+
+
+def test_runs_that_are_over_are_remembered_up_to_a_bound_and_push_no_other_out() -> None:
+    ledger = CommandLedger(replace(CONFIG, kept_runs=2))
+    ledger.observe("living", at(3))
+    ledger.record("living", order("WAIT", slot=None), at(3))
+    last = at(12, 60.0, seed(SeedStage.FOSSILIZED), done=True)
+    told = [report for number in range(5) for report in ledger.observe(f"over{number}", last)]
+    assert [report.training_run_id for report in told] == [f"over{number}" for number in range(5)]
+    assert len(ledger.pending) == 1
+    assert ledger.observe("over4", last) == []
+    assert len(ledger.observe("over0", last)) == 1
+
+
+def test_a_germination_that_came_to_nothing_is_credited_with_no_later_seed() -> None:
+    ledger = CommandLedger(CONFIG)
+    ledger.observe("run", at(0))
+    ledger.record("run", order("GERMINATE"), at(0))
+    (aborted,) = ledger.observe("run", at(1))
+    assert aborted.outcome is FieldOutcome.ABORTED
+    (life,) = play(ledger, at(4), at(5, seed=seed(SeedStage.GERMINATED, age=0)), at(6, seed=seed(SeedStage.FOSSILIZED)))
+    assert life.life is not None
+    assert (life.tamiyo_policy_version, life.life.commands_received) == ("", ())
+
+
+def test_a_run_that_ends_tells_the_lives_that_it_leaves_undecided() -> None:
+    ledger = CommandLedger(CONFIG)
+    alive, last = at(11, 55.0, TRAINING), at(12, 60.0, seed(SeedStage.BLENDING), done=True)
+    (told,) = play(ledger, alive, last)
+    assert told.life is not None
+    assert (told.outcome, told.life.final_stage, told.life.success) == (FieldOutcome.ABORTED, SeedStage.BLENDING, False)
+    assert told.notes == "the run ended in BLENDING"
+    assert told.life.epochs_per_stage == {SeedStage.TRAINING: 1, SeedStage.BLENDING: 1}
+    assert play(ledger, last) == []
+
+
+@pytest.mark.parametrize(("end", "why"), [("close", "the run was given up"), ("again", "the run began again")])
+def test_a_run_that_is_lost_tells_the_lives_that_it_leaves_undecided(end: str, why: str) -> None:
+    ledger = CommandLedger(CONFIG)
+    play(ledger, at(5, seed=seed(SeedStage.FOSSILIZED)), at(6, seed=in_slot(0, SeedStage.TRAINING, "young")))
+    (told,) = ledger.close("run") if end == "close" else ledger.observe("run", at(0))
+    assert (told.seed_id, told.outcome, told.notes) == ("young", FieldOutcome.ABORTED, f"{why} in TRAINING")
+
+
+def test_a_repeated_report_replaces_the_command_of_its_epoch() -> None:
+    ledger = CommandLedger(CONFIG)
+    youth = seed(SeedStage.GERMINATED, age=0)
+    first, commands = order("WAIT", slot=0), [order("ADVANCE") for _ in range(50)]
+    ledger.observe("run", at(2, seed=youth))
+    ledger.record("run", first, at(2, seed=youth))
+    told = []
+    for command in commands:
+        told += ledger.observe("run", at(3, seed=youth))
+        ledger.record("run", command, at(3, seed=youth))
+    assert ledger.pending == (first, commands[-1])
+    assert [(report.command_id, report.outcome) for report in told] == [(c.command_id, FieldOutcome.ABORTED) for c in commands[:-1]]
+    assert "took its place" in told[0].notes
+    told = play(ledger, at(4, seed=TRAINING), at(5, seed=TRAINING), at(6, seed=seed(SeedStage.FOSSILIZED)))
+    outcomes = {report.command_id: report for report in told}
+    assert outcomes[first.command_id].follow_up_actions == ("ADVANCE",)
+    assert outcomes[commands[-1].command_id].outcome is FieldOutcome.NEUTRAL
+    life = outcomes[None].life
+    assert life is not None
+    assert life.epochs_per_stage == {SeedStage.GERMINATED: 2, SeedStage.TRAINING: 2, SeedStage.FOSSILIZED: 1}
+    assert life.commands_received == (first.command_id, commands[-1].command_id)
+
+
+def test_a_germination_that_was_ordered_twice_is_credited_to_the_second_order() -> None:
+    ledger = CommandLedger(CONFIG)
+    orders = [order("GERMINATE", version=version) for version in ("v1", "v2")]
+    for command in orders:
+        ledger.observe("run", at(1))
+        ledger.record("run", command, at(1))
+    told = play(ledger, at(2, seed=seed(SeedStage.GERMINATED, age=0)), at(3, seed=seed(SeedStage.FOSSILIZED)))
+    assert [(r.tamiyo_policy_version, r.life.commands_received) for r in told if r.life] == [("v2", (orders[1].command_id,))]
+
+
+def test_a_late_report_changes_nothing_and_its_command_is_aborted() -> None:
+    ledger = CommandLedger(CONFIG)
+    commands = [order("WAIT", slot=None) for _ in range(3)]
+    for epoch, command in enumerate(commands, start=1):
+        ledger.observe("run", at(epoch))
+        ledger.record("run", command, at(epoch))
+    late = order("GERMINATE")
+    assert play(ledger, at(2)) == []
+    ledger.record("run", late, at(2))
+    assert play(ledger, at(2)) != []
+    ledger.record("run", order("WAIT", slot=None), at(2))
+    told = play(ledger, at(4, 60.0))
+    assert {r.command_id: r.outcome for r in ledger.reports}[late.command_id] is FieldOutcome.ABORTED
+    assert {r.command_id: r.outcome for r in told}[commands[0].command_id] is FieldOutcome.SUCCESS
+    assert ledger.pending == tuple(commands[1:])
+    assert any(r.notes == "its packet was late: epoch 2 after 3" for r in told)
+
+
+def test_late_reports_that_go_on_are_a_run_that_was_set_back() -> None:
+    ledger = CommandLedger(CONFIG)
+    for epoch in (1, 7, 8):
+        ledger.observe("run", at(epoch))
+        ledger.record("run", order("WAIT", slot=None), at(epoch))
+    assert play(ledger, at(5)) == []
+    told = play(ledger, at(6))
+    assert {report.notes for report in told} == {"the run began again"}
+    assert ledger.pending == ()
+    command = order("WAIT", slot=None)
+    ledger.record("run", command, at(6))
+    assert [r.command_id for r in play(ledger, at(7), at(8), at(9))] == [command.command_id]
+
+
+def test_what_is_pending_is_bounded_whatever_comes() -> None:
+    ledger = CommandLedger(CONFIG)
+    rng = np.random.default_rng(0)
+    given = set()
+    for _ in range(500):
+        report = at(int(rng.integers(0, 12)), seed=None if rng.random() < 0.5 else TRAINING)
+        ledger.observe("run", report)
+        command = order(str(rng.choice(["WAIT", "ADVANCE", "GERMINATE", "PRUNE"])))
+        given.add(command.command_id)
+        ledger.record("run", command, report)
+        assert len(ledger.pending) <= CONFIG.window_epochs + 1
+    ledger.close("run")
+    told = [report.command_id for report in ledger.reports if report.command_id is not None]
+    assert len(told) == len(set(told)) == len(given)

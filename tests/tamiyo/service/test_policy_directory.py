@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from esper.leyline.actions import NUM_HEADS
 from esper.leyline.rng import SeedTree
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.registries import Registries
-from esper.tamiyo.service import Observing, PolicyRejectedError, Rejection, load_policy, save_policy
+from esper.tamiyo.service import Observing, PolicyAnswerError, PolicyRejectedError, Rejection, load_policy, save_policy
+from esper.tamiyo.service.manifest import hash_of, seal_of, version_of
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH, busy_report
 from tests.tamiyo.service.policies import DIGESTS, OBSERVING, REGISTRIES, make_policy, store
 
@@ -104,6 +106,33 @@ def _lack(path: Path, *names: str) -> None:
     file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key not in names}))
 
 
+def _reseal(path: Path, **changes: object) -> None:
+    """Edit the manifest as somebody would who knows how it is sealed."""
+    file = path / "manifest.json"
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps(values | {"seal": seal_of(values)}))
+
+
+def _rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the weights, and vouch for them."""
+    file = path / "weights.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    manifest = json.loads((path / "manifest.json").read_text())
+    found = hash_of(file.read_bytes())
+    _reseal(path, sha256=manifest["sha256"] | {file.name: found}, policy_version=version_of(0, found))
+
+
+def _weigh(tensors: dict[str, torch.Tensor], factor: float) -> None:
+    tensors.update({name: tensor * factor for name, tensor in tensors.items()})
+
+
+def _limit(path: Path, **changes: object) -> None:
+    limits = json.loads((path / "manifest.json").read_text())["limits"]
+    _reseal(path, limits=limits | changes)
+
+
 def _legacy(path: Path) -> None:
     for file in sorted(path.rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
@@ -146,6 +175,72 @@ def test_registries_that_mean_something_else_are_refused(digests: dict[str, str]
     assert refused.value.kind is Rejection.DIGEST
 
 
+@pytest.mark.parametrize("told", ["an older layout", None])
+def test_a_policy_of_another_layout_of_observations_is_refused_even_as_the_first(told: str | None, tmp_path: Path) -> None:
+    digests = {name: digest for name, digest in {**DIGESTS, "graph": told}.items() if digest is not None}
+    with pytest.raises(PolicyRejectedError, match="digest of 'graph'") as refused:
+        load_policy(store(tmp_path / "p", digests=digests))
+    assert refused.value.kind is Rejection.DIGEST
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (lambda path: (path / "manifest.json").write_text("[" * 100_000), Rejection.UNREADABLE),
+        (lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe"), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, format="something"), Rejection.ARCHITECTURE),
+        (lambda path: _reseal(path, steps_per_epoch="abc"), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, steps_per_epoch=0), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, steps_per_epoch=10**400), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, steps_per_epoch=True), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, sha256=["x"]), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, sha256={"../elsewhere": "x"}), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, sha256={"\ud800\x00": "x"}), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, digests=["x"]), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, digests={"graph": 7}), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, digests=dict.fromkeys(["\ud800"], 7)), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, source=["x"]), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, policy_version=7), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, policy_version="gnn_v1-0-aaaaaaaaaaaa"), Rejection.ALTERED),
+        (lambda path: _reseal(path, policy_version="\ud800"), Rejection.ALTERED),
+        (lambda path: _reseal(path, unheard_of=1), Rejection.UNREADABLE),
+        (lambda path: _reseal(path, config={"hidden_dim": "wide"}), Rejection.ARCHITECTURE),
+        (lambda path: _reseal(path, config={"unheard_of": 1}), Rejection.ARCHITECTURE),
+        (lambda path: _limit(path, blueprints=[32]), Rejection.UNREADABLE),
+        (lambda path: _limit(path, tempos=[-1]), Rejection.UNREADABLE),
+        (lambda path: _limit(path, max_seeds="many"), Rejection.UNREADABLE),
+        (lambda path: _rewrite(path, lambda tensors: _weigh(tensors, 1e30)), Rejection.WEIGHTS),
+        (lambda path: _rewrite(path, lambda tensors: tensors["gnn.metrics.var"].neg_()), Rejection.WEIGHTS),
+        (lambda path: _rewrite(path, lambda tensors: tensors["gnn.metrics.var"].fill_(float("inf"))), Rejection.WEIGHTS),
+        (lambda path: _rewrite(path, lambda tensors: tensors.update({k: v.long() for k, v in tensors.items()})), Rejection.WEIGHTS),
+        (lambda path: _rewrite(path, lambda tensors: tensors.update({k: v.half() for k, v in tensors.items()})), Rejection.WEIGHTS),
+        (lambda path: _rewrite(path, lambda tensors: tensors.pop("value_out.bias")), Rejection.WEIGHTS),
+    ],
+)
+def test_what_is_sealed_is_judged_all_the_same(damage: Callable[[Path], object], kind: Rejection, tmp_path: Path) -> None:
+    path = store(tmp_path / "p")
+    damage(path)
+    with pytest.raises(PolicyRejectedError) as refused:
+        load_policy(path)
+    assert refused.value.kind is kind
+    assert len(str(refused.value).splitlines()) == 1
+    str(refused.value).encode()
+
+
+def test_resealing_alone_is_no_damage(tmp_path: Path) -> None:
+    path = store(tmp_path / "p")
+    _rewrite(path, lambda tensors: _weigh(tensors, 1.5))
+    assert load_policy(path).version != load_policy(store(tmp_path / "q")).version
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    path = store(tmp_path / "p")
+    assert load_policy(str(path)).version == load_policy(path).version
+    with pytest.raises(PolicyRejectedError) as refused:
+        load_policy(str(tmp_path / "nowhere"))
+    assert refused.value.path == tmp_path / "nowhere"
+
+
 def test_registries_must_be_those_that_the_manifest_vouches_for(tmp_path: Path) -> None:
     other = Observing(Registries.standard(blueprints=["conv"]), LIMITS, STEPS_PER_EPOCH)
     with pytest.raises(PolicyRejectedError) as refused:
@@ -166,3 +261,6 @@ def test_a_refusal_travels_between_processes(tmp_path: Path) -> None:
     error = PolicyRejectedError(tmp_path, Rejection.DIGEST, "other")
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.path, copy.kind, copy.detail, str(copy)) == (tmp_path, Rejection.DIGEST, "other", str(error))
+    unsound = pickle.loads(pickle.dumps(PolicyAnswerError("gnn_v1-1-0", "run", ("value", "confidence"))))
+    assert unsound.not_finite == ("value", "confidence")
+    assert "value, confidence" in str(unsound)

@@ -23,7 +23,16 @@ from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType, record_b
 from esper.tamiyo.continuous import POLICY_PARAMS
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.packet_adapter import report_from_packet
-from esper.tamiyo.service import PolicyRejectedError, Rejection, TamiyoService, TamiyoServiceConfig, action_of, load_policy, save_policy
+from esper.tamiyo.service import (
+    PolicyAnswerError,
+    PolicyRejectedError,
+    Rejection,
+    TamiyoService,
+    TamiyoServiceConfig,
+    action_of,
+    load_policy,
+    save_policy,
+)
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH
 from tests.tamiyo.service.packets import HOST, MAX_EPOCHS, ObedientHost, make_packet
 from tests.tamiyo.service.policies import DIGESTS, OBSERVING, REGISTRIES, TINY, make_policy, store
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
 
 SLOT_IDS = tuple(slot.slot_id for slot in HOST.slots)
 PLACES = {REGISTRIES.blueprints.name(place + 1): place for place in range(32)}
-NUM_STEPS, NUM_SWAPS = 1000, 20
+NUM_STEPS, NUM_SWAPS, NUM_THREADS = 1000, 20, 4
 
 
 class Listener:
@@ -122,6 +131,49 @@ def test_an_impossible_packet_is_a_typed_error_and_leaves_no_trace(directory: Pa
     assert service.ledger.pending == ()
 
 
+@pytest.mark.parametrize("packet", [None, {"current_epoch": 3}, replace(make_packet(), training_run_id=["run"])])  # type: ignore[arg-type]
+def test_what_is_no_packet_is_a_typed_error(packet: SystemStatePacket, directory: Path) -> None:
+    with pytest.raises(PacketError, match="should be"):
+        make_service(directory).evaluate_step(packet)
+
+
+def test_what_is_no_host_is_refused_when_it_is_registered(directory: Path) -> None:
+    service = make_service(directory)
+    before = service.evaluate_step(make_packet()).annotations["feature_coverage"]
+    with pytest.raises(PacketError, match=r"host=\{'layers': \(\)\} of run 'run' should be a HostDescription, got dict"):
+        service.register_host("run", {"layers": ()})  # type: ignore[arg-type]
+    with pytest.raises(PacketError, match="training_run_id=7 should be text"):
+        service.register_host(7, HOST)  # type: ignore[arg-type]
+    assert service.evaluate_step(make_packet(4)).annotations["feature_coverage"] == before
+
+
+def test_an_answer_that_is_not_finite_is_a_typed_error_and_leaves_no_trace(directory: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    policy = make_policy(0)
+    known = [REGISTRIES.layer_types.index(layer.layer_type) for layer in HOST.layers]
+    policy.get_parameter("gnn.encoders.layer.tables.0.weight").data[known] = 3e38
+    save_policy(tmp_path / "unsound", policy, OBSERVING, digests=DIGESTS, num_updates=0, source={})
+    service = make_service(tmp_path / "unsound", listener)
+    with pytest.raises(PolicyAnswerError, match="update_policy") as failed:
+        service.evaluate_step(make_packet())
+    assert (failed.value.policy_version, failed.value.training_run_id) == (service.policy_version, "run")
+    assert {"value", "confidence", "risk_probs"} <= set(failed.value.not_finite)
+    assert (service.ledger.pending, service.ledger.reports) == ((), ())
+    assert listener.of(TelemetryEventType.TAMIYO_STEP_EVALUATED) == []
+    service.update_policy(directory)
+    assert service.evaluate_step(make_packet()).confidence > 0.0
+
+
+def test_a_path_may_be_text(directory: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    service = TamiyoService(str(directory), emitter=listener)
+    version = service.policy_version
+    with pytest.raises(PolicyRejectedError):
+        service.update_policy(str(tmp_path / "nowhere"))
+    assert listener.of(TelemetryEventType.POLICY_UPDATE_REJECTED)[0].data.to_dict()["tamiyo_policy_version"] == version
+    assert service.update_policy(str(directory)) == version
+
+
 def test_a_step_is_told_with_latency_coverage_and_health(directory: Path) -> None:
     listener = Listener()
     service = make_service(directory, listener)
@@ -187,7 +239,15 @@ def test_a_refused_policy_is_told_and_changes_nothing(directory: Path, tmp_path:
     (altered / "weights.safetensors").write_bytes(b"")
     legacy = tmp_path / "tamiyo_ffn.pt"
     legacy.write_bytes(b"\x80\x04.")
-    for path, kind in ((altered, Rejection.ALTERED), (foreign, Rejection.DIGEST), (legacy, Rejection.ARCHITECTURE)):
+    nested = store(tmp_path / "s", 1)
+    (nested / "manifest.json").write_text("[" * 100_000)
+    refusals = (
+        (altered, Rejection.ALTERED),
+        (foreign, Rejection.DIGEST),
+        (legacy, Rejection.ARCHITECTURE),
+        (nested, Rejection.UNREADABLE),
+    )
+    for path, kind in refusals:
         with caplog.at_level(logging.WARNING), pytest.raises(PolicyRejectedError) as refused:
             service.update_policy(path)
         assert refused.value.kind is kind
@@ -195,8 +255,8 @@ def test_a_refused_policy_is_told_and_changes_nothing(directory: Path, tmp_path:
         assert told.severity == "warning"
         payload = told.data.to_dict()
         assert (payload["rejection"], payload["path"], payload["tamiyo_policy_version"]) == (kind.value, str(path), before.policy_version)
-    assert len(listener.of(TelemetryEventType.POLICY_UPDATE_REJECTED)) == 3
-    assert sum("policy_update_rejected" in record.message for record in caplog.records) == 3
+    assert len(listener.of(TelemetryEventType.POLICY_UPDATE_REJECTED)) == len(refusals)
+    assert sum("policy_update_rejected" in record.message for record in caplog.records) == len(refusals)
     after = service.evaluate_step(make_packet())
     assert (after.policy_version, after.annotations) == (before.policy_version, before.annotations)
 
@@ -211,36 +271,42 @@ def test_a_service_without_a_first_policy_does_not_begin(tmp_path: Path) -> None
 
 def test_no_step_fails_or_mixes_policies_while_they_are_exchanged(tmp_path: Path) -> None:
     directories = [store(tmp_path / str(seed), seed) for seed in range(3)]
-    packet = make_packet()
     alone = {}
     for path in directories:
-        command = make_service(path).evaluate_step(packet)
+        command = make_service(path).evaluate_step(make_packet())
         alone[command.policy_version] = command.annotations["value_estimate"]
     assert len(set(alone.values())) == len(directories)
     service = make_service(directories[0])
-    commands: list[AdaptationCommand] = []
+    served = [service.policy_version]
+    steps: list[tuple[int, AdaptationCommand, int]] = []
     failures: list[BaseException] = []
-    gates = [threading.Event() for _ in range(NUM_SWAPS)]
+    turn = threading.Semaphore(0)
 
-    def serve() -> None:
+    def serve(run: str) -> None:
         try:
-            for step in range(NUM_STEPS):
+            service.register_host(run, HOST)
+            for step in range(NUM_STEPS // NUM_THREADS):
                 if step % (NUM_STEPS // NUM_SWAPS) == 0:
-                    gates[step * NUM_SWAPS // NUM_STEPS].set()
-                commands.append(service.evaluate_step(packet))
+                    turn.release()
+                first = len(served) - 1
+                command = service.evaluate_step(make_packet(run=run))
+                steps.append((first, command, len(served)))
         except BaseException as error:  # noqa: BLE001
             failures.append(error)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    for swap, gate in enumerate(gates, start=1):
-        assert gate.wait(timeout=120)
-        service.update_policy(directories[swap % len(directories)])
-    thread.join(timeout=120)
+    threads = [threading.Thread(target=serve, args=(f"run-{number}",)) for number in range(NUM_THREADS)]
+    for thread in threads:
+        thread.start()
+    for swap in range(1, NUM_SWAPS + 1):
+        assert turn.acquire(timeout=600)
+        served.append(service.update_policy(directories[swap % len(directories)]))
+    for thread in threads:
+        thread.join(timeout=600)
     assert failures == []
-    assert len(commands) == len({command.command_id for command in commands}) == NUM_STEPS
-    assert {command.policy_version for command in commands} == set(alone)
-    assert all(command.annotations["value_estimate"] == alone[command.policy_version] for command in commands)
+    assert len({command.command_id for _, command, _ in steps}) == len(steps) == NUM_STEPS
+    assert {command.policy_version for _, command, _ in steps} == set(alone)
+    assert all(command.annotations["value_estimate"] == alone[command.policy_version] for _, command, _ in steps)
+    assert all(command.policy_version in served[first : last + 1] for first, command, last in steps)
 
 
 def test_a_host_is_known_although_another_thread_forgets_runs(directory: Path) -> None:
