@@ -30,6 +30,9 @@ FOLDER = "wandb-upload"
 def run_wandb(options: argparse.Namespace) -> int:
     """Rebuild the run, and say where it lies.
 
+    A run that is uploaded again is the same run there: it has the same identity and replaces what was uploaded before. So it does if
+    it was written offline and is synchronised later.
+
     Raises:
         RunDirError: If there is no telemetry that can be read.
         ConfigError: If the library refuses.
@@ -44,7 +47,7 @@ def run_wandb(options: argparse.Namespace) -> int:
     try:
         with Store.open(options.run_dir) as store:
             folder = paths.root / FOLDER
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear(folder)
             label = RunLabel(options.name or paths.root.resolve().name, options.group)
             sink = open_wandb(options.mode, project, folder=folder, label=label, config=config)
             if sink.note:
@@ -59,14 +62,26 @@ def run_wandb(options: argparse.Namespace) -> int:
     return OK
 
 
+def _clear(folder: Path) -> None:
+    """Remove all but the run's identity."""
+    from esper.nissa.sinks.wandb_label import ID_FILE
+
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != ID_FILE:
+            path.unlink()
+
+
 def _feed(store: Store, sink: WandbSink, paths: RunDir) -> int:
     num_events = seq = 0
     for stretch in replay(store):
+        batches = []
         for event_type, rows in stretch:
             seq += 1
             num_events += rows.num_rows
-            sink.write([_batch(rows, event_type, seq, paths)])
-        sink.flush()
+            batches.append(_batch(rows, event_type, seq, paths))
+        sink.write(batches)
     return num_events
 
 

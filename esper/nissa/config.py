@@ -30,7 +30,9 @@ class TelemetryConfig:
         "every reward how all seeds stood",
     )
     legacy_events: bool = setting(
-        False, "also record renamed events under the names they had before, for readers that know no others; views leave those rows out"
+        False,
+        "also record renamed events under the names they had before, for readers that know no others; of the views only raw_events shows "
+        "both, with one event_id",
     )
     muted: tuple[str, ...] = setting((), "names of event types that are not recorded at any level")
     timing_epochs: int = setting(

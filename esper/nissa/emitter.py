@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyarrow import ArrowException
+
 from esper.leyline.telemetry.schema import legacy_twin, record_batch
 from esper.nissa.spool import Spool
 from esper.nissa.wire import BatchId, encode, stamp
@@ -27,6 +29,8 @@ SEND_BATCHES = 16
 """Batches handed to the transport in one call."""
 SETTLE_RESEND_SEC = 1.0
 """Silence of the sink after which a producer that waits for it sends again."""
+UNENCODABLE = (ArrowException, AttributeError, OverflowError, TypeError, ValueError)
+"""What encoding an event raises if a field holds something else than its type says, or text that UTF-8 cannot write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class EmitterStats:
     emitted_events: int
     """Events accepted, those of muted types left out."""
     dropped_events: int
-    """Events given up because memory and disk spool were full."""
+    """Events given up because memory and disk spool were full, or because they could not be encoded."""
     held_batches: int
     """Batches not yet acknowledged."""
     disk_batches: int
@@ -175,11 +179,25 @@ class BufferedEmitter:
     def _cut(self) -> None:
         buffer, self._buffer, self._num_buffered = self._buffer, {}, 0
         for events in buffer.values():
-            batch = record_batch(events)
+            batch = self._encode(events)
+            if batch is None:
+                continue
             self._keep(batch)
             twin = legacy_twin(batch) if self._config.legacy_events else None
             if twin is not None:
                 self._keep(twin)
+
+    def _encode(self, events: list[TelemetryEvent]) -> pa.RecordBatch | None:
+        """Events of one type as a batch, without those that hold what their columns cannot; None if that leaves none."""
+        try:
+            return record_batch(events)
+        except UNENCODABLE as error:
+            sound = [event for event in events if _is_encodable(event)]
+            num_lost = len(events) - len(sound)
+            self._num_dropped += num_lost
+            kind = events[0].event_type.name
+            logger.error("telemetry of %s: %d events of type %s cannot be encoded and are lost: %r", self._source, num_lost, kind, error)
+            return record_batch(sound) if sound else None
 
     def _keep(self, batch: pa.RecordBatch) -> None:
         identity = BatchId(
@@ -226,3 +244,11 @@ class BufferedEmitter:
         logger.error("telemetry of %s: the sink has lost batches %d to %d", self._source, stored + 1, oldest_seq - 1)
         self._stored[incarnation] = stored
         self._spool.rechain(incarnation, stored)
+
+
+def _is_encodable(event: TelemetryEvent) -> bool:
+    try:
+        record_batch([event])
+    except UNENCODABLE:
+        return False
+    return True

@@ -26,7 +26,7 @@ class BatchId:
     event_type: str
     """Name of the events' type."""
     dropped_events: int = 0
-    """Events this incarnation has given up so far because every buffer was full."""
+    """Events this incarnation has given up so far because every buffer was full, or because they could not be encoded."""
 
 
 _PREFIX = b"esper."

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from esper.leyline.telemetry.tamiyo import FieldReportPayload
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.transport import InProcessTransport
@@ -14,6 +15,7 @@ from tests.fakes.telemetry import FakeClock, FlakyTransport, event, heartbeat, o
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from esper.leyline.telemetry.event import TelemetryEvent
     from esper.nissa.transport import Transport
 
 EVERY_EVENT = TelemetryConfig(flush_rows=1)
@@ -219,3 +221,28 @@ def test_what_a_closed_emitter_could_keep_nowhere_is_counted(tmp_path: Path) -> 
     for emitter in final:
         emitter.emit(heartbeat(1.0))
     assert [emitter.close().lost_batches for emitter in final] == [1, 0]
+
+
+def odd(text: object) -> TelemetryEvent:
+    payload = FieldReportPayload("r", "SUCCESS", "v1", 3, {}, blueprint_id=text)  # type: ignore[arg-type]
+    return event("FIELD_REPORT", payload)
+
+
+@pytest.mark.parametrize("text", ["\ud800", 7, ["list"]])
+def test_what_cannot_be_encoded_is_dropped_alone(text: object, caplog: pytest.LogCaptureFixture) -> None:
+    sink = MemorySink()
+    emitter = make(InProcessTransport(sink), TelemetryConfig(flush_rows=100))
+    for one in (heartbeat(1.0), odd("conv"), odd(text), odd(None), odd(text), heartbeat(2.0)):
+        emitter.emit(one)
+    emitter.flush()
+    assert uptimes(sink) == [1.0, 2.0]
+    assert [row["blueprint_id"] for row in sink.rows("FIELD_REPORT")] == ["conv", None]
+    stats = emitter.stats()
+    assert (stats.emitted_events, stats.dropped_events, stats.held_batches) == (6, 2, 0)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "2 events of type FIELD_REPORT cannot be encoded" in caplog.text
+    emitter.emit(odd(text))
+    emitter.emit(heartbeat(3.0))
+    emitter.close()
+    assert uptimes(sink) == [1.0, 2.0, 3.0]
+    assert identity_of(sink.batches[-1]).dropped_events == emitter.stats().dropped_events == 3

@@ -112,7 +112,10 @@ class ConsoleSink:
         if dropped_events > self._dropped.get(producer, 0):
             self._dropped[producer] = dropped_events
             self._console.print(
-                Text(f"  telemetry lost  {dropped_events} events of {producer[0]} so far: its buffers were full", style="red")
+                Text(
+                    f"  telemetry lost  {dropped_events} events of {producer[0]} so far: buffers were full, or could not encode them",
+                    style="red",
+                )
             )
 
     def _print_round(self, row: Mapping[str, Any]) -> None:
@@ -146,7 +149,12 @@ class ConsoleSink:
         line = f"{row['stop_reason']}: {amount} in {row['wall_sec']:.0f} s ({speed} env-steps/s)"
         self._console.print(Text(line, style="bold"))
         if row["num_events_dropped"]:
-            self._console.print(Text(f"  telemetry lost  {row['num_events_dropped']} events in all: its buffers were full", style="red"))
+            self._console.print(
+                Text(
+                    f"  telemetry lost  {row['num_events_dropped']} events in all: buffers were full, or could not encode them",
+                    style="red",
+                )
+            )
 
 
 def number(value: float | None, form: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,19 +14,20 @@ import wandb
 
 from esper.leyline.telemetry.event import TelemetryEventType, parse_event_type
 from esper.nissa.sinks.base import SinkUnavailableError
-from esper.nissa.sinks.wandb_keys import CHARTS, STACKED, STEP_KEY, points, stacked, training_rows
-from esper.nissa.sinks.wandb_label import RunLabel, explain_mode, logged_env_steps, note_logged, resolve_mode, run_id
+from esper.nissa.sinks.wandb_keys import CHARTS, STACKED, STEP_KEY, stacked, training_rows
+from esper.nissa.sinks.wandb_label import RunLabel, explain_mode, resolve_mode, run_id
+from esper.nissa.sinks.wandb_progress import Progress
+from esper.nissa.sinks.wandb_rounds import Rounds
 from esper.nissa.wire import identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from esper.nissa.sinks.wandb_label import Mode
+    from esper.nissa.sinks.wandb_rounds import LoggedRound
 
 logger = logging.getLogger(__name__)
 
-LOG_SEC = 1.0
-"""Shortest time between two calls of the library: what arrives meanwhile is joined."""
 MAX_CHART_POINTS = 1000
 """Points of a series in a chart; of longer ones every n-th is drawn."""
 DATA_DIR = "WANDB_DATA_DIR"
@@ -49,14 +48,18 @@ def open_wandb(
 class WandbSink:
     """Logs numbers of training events against env steps; at the end the charts, the comparison and the last checkpoint.
 
+    A round is logged some seconds after its end, with a point for each of its epochs, so that its points do not depend on how events
+    were gathered on their way. What is not logged yet when this process is killed is missing here, as is what comes still later, and
+    growth that a lost worker told of is counted here; the telemetry file has it right, and `esper wandb upload` shows that.
+
     Args:
         project: Weights & Biases project.
         mode: From `resolve_mode`.
-        folder: Where everything goes that is to be uploaded later, the run's identity, and how far it has logged: a run that
-            goes on in the same folder logs nothing twice.
+        folder: Where everything goes that is to be uploaded later, the run's identity, and what it has logged: a run that goes
+            on in the same folder is the same run, and logs nothing twice. If it has an identity and has logged nothing, it
+            replaces what the server knows under that identity.
         label: What the run is called.
         config: The run's configuration, for display.
-        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -67,7 +70,6 @@ class WandbSink:
         folder: Path,
         label: RunLabel,
         config: Mapping[str, Any] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.note = ""
         """What the user should know; empty if all is as it was asked for."""
@@ -75,6 +77,8 @@ class WandbSink:
         self._owns_data_dir = DATA_DIR not in os.environ
         if self._owns_data_dir:
             os.environ[DATA_DIR] = str(folder.resolve())  # artifacts wait for their upload beside the run
+        self._progress = Progress(folder, {key for keys in CHARTS.values() for key in keys})
+        is_continued = self._progress.env_steps > 0
         try:
             self._run = wandb.init(
                 project=project,
@@ -83,7 +87,7 @@ class WandbSink:
                 config=dict(config or {}),
                 reinit="create_new",
                 id=run_id(folder),
-                resume="allow" if mode == "online" else None,
+                resume="allow" if mode == "online" and is_continued else None,
                 name=label.name,
                 group=label.group or None,
             )
@@ -91,15 +95,8 @@ class WandbSink:
             raise SinkUnavailableError(f"Weights & Biases: {error}") from error
         self._run.define_metric(STEP_KEY)
         self._run.define_metric("*", step_metric=STEP_KEY)
-        self._folder = folder
         self._label = label
-        self._clock = clock
-        self._last_flush_sec = clock()
-        self._first_env_steps = logged_env_steps(folder)
-        self._env_steps = 0
-        self._num_epochs = 0
-        self._waiting: dict[TelemetryEventType, list[pa.Table]] = {}
-        self._history: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._rounds = Rounds(self._progress.last_round, self._progress.env_steps)
         self._evaluated: list[pa.Table] = []
 
     @property
@@ -108,32 +105,19 @@ class WandbSink:
         return str(self._run.url or Path(self._run.dir).parent)
 
     def write(self, batches: Sequence[pa.RecordBatch]) -> None:
-        """Take note of the numbers in `batches`; log them when it is time to.
+        """Take in `batches`, and log the rounds that they end.
 
         Raises:
-            SinkUnavailableError: If the library refuses.
+            SinkUnavailableError: If the library refuses, or the disk.
         """
         for batch in batches:
-            event_type = parse_event_type(identity_of(batch).event_type)
-            self._waiting.setdefault(event_type, []).append(pa.Table.from_batches([batch]))
-        if self._clock() - self._last_flush_sec >= LOG_SEC:
-            self.flush()
-
-    def flush(self) -> None:
-        """Log what waits: one call for each event type, or row where rows count.
-
-        Raises:
-            SinkUnavailableError: If the library refuses.
-        """
-        waiting, self._waiting = self._waiting, {}
-        self._last_flush_sec = self._clock()
-        epochs = waiting.pop(TelemetryEventType.TOLARIA_EPOCH_COMPLETED, None)
-        if epochs is not None:
-            waiting = {TelemetryEventType.TOLARIA_EPOCH_COMPLETED: epochs, **waiting}
-        for event_type, tables in waiting.items():
-            self._log_rows(event_type, pa.concat_tables(tables, promote_options="permissive"))
-        if waiting:
-            note_logged(self._folder, max(self._env_steps, self._first_env_steps))
+            event_type, table = parse_event_type(identity_of(batch).event_type), pa.Table.from_batches([batch])
+            self._rounds.add(event_type, table)
+            if event_type is TelemetryEventType.EPISODE_OUTCOME and training_rows(table).num_rows < table.num_rows:
+                self._evaluated.append(table.select(["split", "policy", "utility", "final_accuracy", "param_ratio"]))
+            if event_type is TelemetryEventType.RUN_FINISHED:
+                self._log_checkpoint(**table.select(["checkpoint_path", STEP_KEY]).to_pylist()[-1])
+        self._log(self._rounds.ended())
 
     def close(self) -> None:
         """Log the rest, draw the charts, and end the run, whatever becomes of the rest."""
@@ -141,48 +125,34 @@ class WandbSink:
             if self._owns_data_dir:
                 stack.callback(os.environ.pop, DATA_DIR, None)
             stack.callback(self._run.finish)
-            self.flush()
+            self._log(self._rounds.rest())
             self._log_summaries()
 
     def _log_summaries(self) -> None:
+        history, env_steps = self._progress.history, self._progress.env_steps
         for title, keys in CHARTS.items():
-            series = {key: self._history[key] for key in keys if self._history[key]}
+            series = {key: history[key] for key in keys if key in history}
             if series:
                 lines = dict(stacked(series)) if title == STACKED else series
-                self._run.log({f"charts/{title}": _chart(title, lines), STEP_KEY: self._env_steps})
+                self._run.log({f"charts/{title}": _chart(title, lines), STEP_KEY: env_steps})
         if self._evaluated:
-            self._run.log({POLICIES_KEY: _policy_table(pa.concat_tables(self._evaluated)), STEP_KEY: self._env_steps})
+            self._run.log({POLICIES_KEY: _policy_table(pa.concat_tables(self._evaluated)), STEP_KEY: env_steps})
 
-    def _log_rows(self, event_type: TelemetryEventType, table: pa.Table) -> None:
-        rows = training_rows(table)
-        if event_type is TelemetryEventType.TOLARIA_EPOCH_COMPLETED:
-            self._num_epochs += rows.num_rows
-        for env_steps, values in points(event_type, rows):
-            self._env_steps = max(self._env_steps, self._num_epochs, env_steps or 0)
-            self._log(self._env_steps if env_steps is None else env_steps, values)
-        if event_type is TelemetryEventType.EPISODE_OUTCOME and rows.num_rows < table.num_rows:
-            self._evaluated.append(table.select(["split", "policy", "utility", "final_accuracy", "param_ratio"]))
-        if event_type is TelemetryEventType.RUN_FINISHED:
-            self._log_checkpoint(table.column("checkpoint_path").to_pylist()[-1])
-
-    def _log(self, env_steps: int, values: Mapping[str, float]) -> None:
-        if not values or env_steps <= self._first_env_steps:
-            return
+    def _log(self, rounds: Iterable[LoggedRound]) -> None:
         try:
-            self._run.log({**values, STEP_KEY: env_steps})
-        except wandb.errors.Error as error:
+            for one in rounds:
+                for env_steps, values in one.points:
+                    self._run.log({**values, STEP_KEY: env_steps})
+                self._progress.note(one.number, one.env_steps, one.points)
+        except (wandb.errors.Error, OSError) as error:
             raise SinkUnavailableError(f"Weights & Biases: {error}") from error
-        for keys in CHARTS.values():
-            for key in keys:
-                if key in values:
-                    self._history[key].append((env_steps, values[key]))
 
-    def _log_checkpoint(self, path: str | None) -> None:
-        if path is None or not Path(path).is_dir():
-            logger.warning("Weights & Biases gets no checkpoint: %s is not there", path)
+    def _log_checkpoint(self, checkpoint_path: str | None, env_steps: int) -> None:
+        if checkpoint_path is None or not Path(checkpoint_path).is_dir():
+            logger.warning("Weights & Biases gets no checkpoint: %s is not there", checkpoint_path)
             return
-        artifact = wandb.Artifact(f"{_plain_name(self._label.name)}-checkpoint", type="model", metadata={STEP_KEY: self._env_steps})
-        artifact.add_dir(path)
+        artifact = wandb.Artifact(f"{_plain_name(self._label.name)}-checkpoint", type="model", metadata={STEP_KEY: env_steps})
+        artifact.add_dir(checkpoint_path)
         self._run.log_artifact(artifact)
 
 

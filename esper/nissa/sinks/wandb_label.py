@@ -1,9 +1,8 @@
-"""What a run is called in Weights & Biases, how it is reached, and how far an earlier life of it had come."""
+"""What a run is called in Weights & Biases, and how it is reached."""
 
 from __future__ import annotations
 
 import netrc
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlparse
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Mode = Literal["offline", "online", "disabled"]
-_ID_FILE, _PROGRESS_FILE = "run_id", "logged_env_steps"
+ID_FILE = "run_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +55,11 @@ def explain_mode(wanted: Literal["offline", "online"], mode: Mode, environ: Mapp
 
 def run_id(folder: Path) -> str:
     """The run's identity, made once and kept in `folder`: a run that goes on is the same run."""
-    path = folder / _ID_FILE
+    path = folder / ID_FILE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(uuid4().hex[:16])
     return path.read_text().strip()
-
-
-def logged_env_steps(folder: Path) -> int:
-    """Env steps up to which earlier lives have logged; −1 before the first."""
-    path = folder / _PROGRESS_FILE
-    return int(path.read_text()) if path.exists() else -1
-
-
-def note_logged(folder: Path, env_steps: int) -> None:
-    """Remember how far this life has logged."""
-    path = folder / _PROGRESS_FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(str(env_steps))
-    os.replace(temporary, path)
 
 
 def _has_netrc_key(base_url: str) -> bool:
