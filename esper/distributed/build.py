@@ -8,6 +8,7 @@ import platform
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -34,6 +35,7 @@ from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.graph_spec import GRAPH_SPEC
 from esper.tamiyo.policy import TamiyoPolicy
 from esper.tamiyo.registries import Registries
+from esper.tolaria.device_copies import DeviceCopies
 from esper.tolaria.engine.base import TrainingPlan
 from esper.tolaria.engine.choose import make_trainer
 from esper.tolaria.engine.compiled import Graphs
@@ -62,14 +64,24 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def make_trial(
-    config: RunConfig, catalogue: Catalogue, request: EpisodeRequest, *, device: str = "cpu", graphs: Graphs | None = None
+    config: RunConfig,
+    catalogue: Catalogue,
+    request: EpisodeRequest,
+    *,
+    device: str = "cpu",
+    graphs: Graphs | None = None,
+    copies: DeviceCopies | None = None,
 ) -> Trial:
-    """One trial on `device`, ready to be reset; trials that are given the same `graphs` share compiled training steps."""
+    """One trial on `device`, ready to be reset.
+
+    Trials that are given the same `graphs` share compiled training steps, and those given the same `copies` share what of their
+    data is the same and has to be copied to the device.
+    """
     preset = find_preset(config.task)
     episode = make_episode(config.task, request.split, request.seeds, request.context)
     model = MorphogeneticModel(episode.host, catalogue, config.growth, request.seeds.child("growth")).to(device)
     plan = TrainingPlan(preset.max_epochs, preset.batch_size, preset.learning_rate)
-    dataset, seeds = episode.dataset.to(device), request.seeds.child("training")
+    dataset, seeds = (copies or DeviceCopies()).bring(episode.dataset, device), request.seeds.child("training")
     engine = SequentialEngine(model, dataset, config.engine, plan=plan, seeds=seeds, graphs=graphs)
     governor = TolariaGovernor(config.governor, episode.dataset.num_classes)
     return Trial(request, episode.context, engine, governor, max_epochs=preset.max_epochs, measuring=make_measuring(config, request))
@@ -110,9 +122,9 @@ def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter
     catalogue = Catalogue.standard()
     device = require_device(config.cluster.env_device, "cluster.env_gpus")
     limits = growth_limits(config.growth, catalogue, facts.family)
-    graphs = Graphs()
+    make = partial(make_trial, config, catalogue, device=device, graphs=Graphs(), copies=DeviceCopies())
     return EnvWorker(
-        TrialBatch(lambda request: make_trial(config, catalogue, request, device=device, graphs=graphs), make_trainer(config.engine)),
+        TrialBatch(make, make_trainer(config.engine)),
         GraphBuilder(limits, steps_per_epoch=facts.steps_per_epoch, registries=make_registries(catalogue)),
         make_policy=lambda spec: make_scripted(facts, spec),
         reward=config.reward,
@@ -124,14 +136,15 @@ def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter
     )
 
 
-def make_learner(config: RunConfig, emitter: BufferedEmitter) -> LearnerWorker:
-    """The part that holds the policy."""
+def make_learner(config: RunConfig, emitter: BufferedEmitter, *, require_folder: Callable[[], None] | None = None) -> LearnerWorker:
+    """The part that holds the policy; `require_folder` as for `LearnerWorker`."""
     device = require_device(config.cluster.learner_device, "cluster.learner_gpus")
     seeds = SeedTree(config.seed).child("learner")
     with seeds.child("weights").torch_scope([torch.device(device)]):
         policy = TamiyoPolicy(replace(config.policy, device=device))
     gauges = Gauges(emitter, config.telemetry, device)
-    return LearnerWorker(Learner(policy, config.ppo, seeds), emitter, gauges, config=dump(config), digests=registry_digests())
+    learner = Learner(policy, config.ppo, seeds)
+    return LearnerWorker(learner, emitter, gauges, config=dump(config), digests=registry_digests(), require_folder=require_folder)
 
 
 class TelemetryStore:

@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from esper.distributed.checkpoint_folder import MANIFEST, STATE, TENSORS, CheckpointError, hash_of, read_manifest, require_files
+from esper.distributed.checkpoint_folder import (
+    MANIFEST,
+    PACKAGE,
+    SCHEMA_VERSION,
+    STATE,
+    TENSORS,
+    hash_of,
+    read_manifest,
+    require_files,
+    require_same_meaning,
+    sync,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CHECKPOINT_SCHEMA_VERSION = 1
-_PACKAGES = ("esper-morph", "torch", "torch-geometric", "numpy", "ray")
+_PACKAGES = (PACKAGE, "torch", "torch-geometric", "numpy", "ray")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,7 @@ def save_checkpoint(
     save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, staging / TENSORS)
     (staging / STATE).write_text(json.dumps(state, indent=1))
     manifest = {
-        "schema_version": CHECKPOINT_SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "config": config,
         "digests": digests,
@@ -59,13 +69,13 @@ def save_checkpoint(
     }
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for file in staging.iterdir():
-        _sync(file)
-    _sync(staging)
+        sync(file)
+    sync(staging)
     replaced = path.with_name(f".{path.name}.old-{os.getpid()}")
     if path.exists():
         os.replace(path, replaced)
     os.replace(staging, path)
-    _sync(path.parent)
+    sync(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -73,22 +83,10 @@ def load_checkpoint(path: Path, *, digests: Mapping[str, str] | None = None) -> 
     """Read and verify a checkpoint.
 
     Raises:
-        CheckpointError: If a file is missing or altered, the schema is newer, or a digest differs from `digests`.
+        CheckpointError: If a file is missing or altered.
+        OtherVersionError: If the schema is newer, or a digest differs from `digests`.
     """
     manifest = read_manifest(path)
-    if manifest["schema_version"] > CHECKPOINT_SCHEMA_VERSION:
-        raise CheckpointError(f"{path}: schema {manifest['schema_version']} is newer than {CHECKPOINT_SCHEMA_VERSION}; update esper-morph")
     require_files(path, manifest)
-    for name, expected in (digests or {}).items():
-        found = manifest["digests"].get(name)
-        if found != expected:
-            raise CheckpointError(f"{path}: digest of {name} is {found}, this version has {expected}")
+    require_same_meaning(path, manifest, digests or {})
     return Checkpoint(load_file(path / TENSORS), json.loads((path / STATE).read_text()), manifest)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

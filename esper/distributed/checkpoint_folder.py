@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -14,10 +16,16 @@ if TYPE_CHECKING:
 
 MANIFEST, BEST = "manifest.json", "best.json"
 TENSORS, STATE = "learner.safetensors", "state.json"
+SCHEMA_VERSION = 1
+PACKAGE = "esper-morph"
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be trusted; the message names the file and what is wrong."""
+
+
+class OtherVersionError(CheckpointError):
+    """A whole checkpoint that this version cannot go on from; the message names the version that can."""
 
 
 def require_intact(path: Path) -> None:
@@ -41,16 +49,32 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
 
     Raises:
         CheckpointError: If it cannot be read or was altered.
+        OtherVersionError: If its schema is newer.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: no readable {MANIFEST}: {error}") from error
+    schema = manifest.get("schema_version") if isinstance(manifest, Mapping) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise OtherVersionError(f"{path}: schema {schema} is newer than {SCHEMA_VERSION}; {_advice(manifest)}")
     missing = {"schema_version", "sha256", "digests"} - set(manifest if isinstance(manifest, Mapping) else ())
     if missing or set(manifest["sha256"]) != {TENSORS, STATE}:
         raise CheckpointError(f"{path / MANIFEST}: altered since it was written")
     result: Mapping[str, Any] = manifest
     return result
+
+
+def require_same_meaning(path: Path, manifest: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """Compare what a checkpoint's tensors refer to with what this version has.
+
+    Raises:
+        OtherVersionError: If one of `digests` is another in `manifest`.
+    """
+    for name, expected in digests.items():
+        found = manifest["digests"].get(name)
+        if found != expected:
+            raise OtherVersionError(f"{path}: digest of {name} is {found}, this version has {expected}; {_advice(manifest)}")
 
 
 def name_of(num_rounds: int) -> str:
@@ -84,12 +108,17 @@ class CheckpointFolder:
 
         Returns:
             Rounds as `rounds` gives them, without the damaged ones; and what was wrong with each of those, newest first.
+
+        Raises:
+            OtherVersionError: If the newest that is whole has a newer schema.
         """
         rounds, complaints = self.rounds(), []
         while rounds:
             try:
                 require_intact(self.path(rounds[-1]))
                 break
+            except OtherVersionError:
+                raise
             except CheckpointError as error:
                 complaints.append(str(error))
                 rounds.pop()
@@ -112,15 +141,21 @@ class CheckpointFolder:
         if best is None or utility > best[1]:
             staging = self.root / ".best.json.tmp"
             staging.write_text(json.dumps({"rounds": num_rounds, "utility": utility}))
+            sync(staging)
             os.replace(staging, self.root / BEST)
+            sync(self.root)
 
     def best(self) -> tuple[int, float] | None:
-        """Rounds and utility of the best checkpoint, or None before one was noted."""
+        """Rounds and utility of the best checkpoint; None before one was noted, or if the note is damaged, which is then said."""
         file = self.root / BEST
-        if not file.exists():
+        try:
+            best = json.loads(file.read_text())
+            return int(best["rounds"]), float(best["utility"])
+        except FileNotFoundError:
             return None
-        best = json.loads(file.read_text())
-        return best["rounds"], best["utility"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"{file} is damaged and counts for nothing: {type(error).__name__}: {error}", file=sys.stderr)
+            return None
 
     def require_best(self) -> None:
         """Forget which was the best if it is not here."""
@@ -149,6 +184,26 @@ class CheckpointFolder:
         for num_rounds in self.rounds()[: -self._keep_last]:
             if best is None or num_rounds != best[0]:
                 shutil.rmtree(self.path(num_rounds))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder's entries are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _advice(manifest: Mapping[str, Any]) -> str:
+    """What to do about a checkpoint that this version cannot use."""
+    versions = manifest.get("versions")
+    writer = versions.get(PACKAGE) if isinstance(versions, Mapping) else None
+    if writer is None:
+        return f"go on with the {PACKAGE} that wrote it, or begin a new run in another folder"
+    here = version(PACKAGE)
+    same = ", though of another state of the code," if writer == here else ""
+    return f"it was written by {PACKAGE} {writer}{same} and this is {here}: go on with that one, or begin a new run in another folder"
 
 
 def hash_of(path: Path) -> str:

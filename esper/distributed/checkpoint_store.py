@@ -131,7 +131,7 @@ class CheckpointStore:
                 if not _is_intact(folder.path(num_rounds)) and self._fetch(num_rounds, folder.path(num_rounds)):
                     fetched.append(num_rounds)
             best = self._path(BEST)
-            if not (folder.root / BEST).exists() and self._fs.get_file_info(best).type == fs.FileType.File:
+            if folder.best() is None and self._fs.get_file_info(best).type == fs.FileType.File:
                 (folder.root / BEST).write_bytes(self._read(best))
                 folder.require_best()
         return fetched

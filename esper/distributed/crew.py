@@ -11,9 +11,10 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from esper.distributed.collector import InterruptedRound
 from esper.distributed.executor import PartHungError, PartLostError, RunFailedError
 from esper.distributed.pulse import Pulse
-from esper.distributed.supervise import Decision, Fault, Health, Remedy, after_fault, can_do_without, due, overdue
+from esper.distributed.supervise import Decision, Fault, Health, Remedy, after_fault, can_do_without, due, not_aged, overdue
 from esper.leyline.telemetry import PartFaultPayload, TelemetryEvent, TelemetryEventType
 
 if TYPE_CHECKING:
@@ -183,7 +184,9 @@ class Crew:
         for worker in due({i: seat.health for i, seat in enumerate(self._seats)}, now):
             self._begin(worker, now)
         for ref in overdue({ref: begun for ref, (_, begun) in self._starting.items()}, now, self.call_timeout_sec):
-            worker, _ = self._starting.pop(ref)
+            worker, begun = self._starting.pop(ref)
+            seat = self._seats[worker]
+            seat.health = not_aged(seat.health, now - begun)
             self.lost(worker, Fault.HUNG, f"did not come up within {self.call_timeout_sec:g} s")
 
     def started(self, ref: Ref) -> int | None:
@@ -203,25 +206,30 @@ class Crew:
             self._end(seat.part)
             seat.health = replace(seat.health, is_working=False)
 
-    def replace_learner(self, fault: Fault, detail: str, *, work: str) -> None:
+    def replace_learner(self, fault: Fault, detail: str, *, work: str, should_stop: Callable[[], bool]) -> None:
         """Put a fresh learner in the place of the one that was lost, and let all workers begin new lives.
 
         Raises:
             RunFailedError: If learners were lost too often.
+            InterruptedRound: If `should_stop` said so before there was one.
         """
         seat = self._learner
         while True:
             decision = self._lose(seat, fault, detail, is_needed=True, work=work)
             if decision.remedy is Remedy.GIVE_UP:
                 raise RunFailedError(f"the learner was lost {len(seat.health.faults)} times (cluster.max_restarts); last: {detail}")
-            time.sleep(max(0.0, (seat.health.due_at or 0.0) - self._clock()))
+            while (pause_sec := (seat.health.due_at or 0.0) - self._clock()) > 0.0:
+                _require_go(should_stop)
+                time.sleep(min(pause_sec, POLL_SEC))
             seat.life, seat.committed = self._new_life(), 0
             seat.part.replace(seat.life)
+            begun = self._clock()
             try:
-                self._executor.check(self._executor.call(seat.part, "ready"))
+                self._come_up(seat.part, should_stop)
                 break
             except PartLostError as error:
-                detail = str(error)
+                fault, detail = Fault.HUNG if isinstance(error, PartHungError) else Fault.DIED, str(error)
+                seat.health = not_aged(seat.health, self._clock() - begun)
         self._recovered(seat)
         self._renew_workers()
 
@@ -304,6 +312,25 @@ class Crew:
                 raise PartHungError(f"{part.name} gave no sign of life for {self._cluster.heartbeat_timeout_sec:g} s")
         return self._executor.get(ref)
 
+    def _come_up(self, part: Part, should_stop: Callable[[], bool]) -> None:
+        """Wait for a part that was just started. It may wait for room, so that silence says nothing of it.
+
+        Raises:
+            PartLostError: If it dies, or takes longer than a call may.
+            InterruptedRound: If `should_stop` said so; the part is ended.
+        """
+        ref, begun = self._executor.call(part, "ready"), self._clock()
+        while not self._executor.wait([ref], POLL_SEC)[0]:
+            self._end_silent_services()
+            try:
+                _require_go(should_stop)
+            except InterruptedRound:
+                self._end(part)
+                raise
+            if self._clock() - begun > self.call_timeout_sec:
+                raise PartHungError(f"did not come up within {self.call_timeout_sec:g} s (cluster.call_timeout_sec); is there room for it?")
+        self._executor.check(ref)
+
     def _end_silent_services(self) -> None:
         for service in self._services:
             if self._pulse.is_silent(service):
@@ -324,6 +351,11 @@ class Crew:
         is_loss = event_type is TelemetryEventType.PART_LOST
         if self._emitter is not None:
             self._emitter.emit(TelemetryEvent(event_type, payload, severity="warning" if is_loss else "info"))
+
+
+def _require_go(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise InterruptedRound("stopped by request while a learner was awaited; what came after the last checkpoint is replayed on resume")
 
 
 def first_line(text: str) -> str:

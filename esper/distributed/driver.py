@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
@@ -15,6 +17,7 @@ from esper.distributed.event_group import LEARNED, group_id
 from esper.distributed.executor import LearnerHungError, LearnerLostError, PartLostError, without_learner
 from esper.distributed.facts import RunFacts
 from esper.distributed.requests import training_round
+from esper.distributed.run_dir import require_claim
 from esper.distributed.runtime import Runtime
 from esper.distributed.story import RunStory
 from esper.distributed.supervise import Fault
@@ -22,6 +25,11 @@ from esper.leyline.reports import EpisodeOutcome
 from esper.leyline.rng import SeedTree
 from esper.leyline.rollout import ActMode
 from esper.simic.update_report import UpdateReport
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 @dataclass(slots=True)
@@ -80,6 +88,10 @@ class Run:
     counts: Counts = field(default_factory=Counts)
     store: Mirror | None = None
     """Second place for checkpoints."""
+    claim: Path | None = None
+    """Names who may write to the run's folder; None where nobody else can."""
+    should_stop: Callable[[], bool] = never
+    """Asked while a lost learner is being replaced; the collector asks it between steps."""
 
     @property
     def seeds(self) -> SeedTree:
@@ -95,15 +107,21 @@ def train(run: Run) -> bool:
     """
     while run.counts.rounds < run.config.rollout.rounds:
         try:
-            report = play_round(run)
-            run.story.round_finished(report)
-            show(run.runtime, report)
-            save(run, report.mean_utility, accuracy=report.mean_accuracy)
+            _advance(run)
         except InterruptedRound:
             return True
-        except LearnerLostError as error:
-            go_back(run, error)
     return False
+
+
+def _advance(run: Run) -> None:
+    """Play a round and save it; without a learner in the end, go back."""
+    try:
+        report = play_round(run)
+        run.story.round_finished(report)
+        show(run.runtime, report)
+        save(run, report.mean_utility, accuracy=report.mean_accuracy)
+    except LearnerLostError as error:
+        go_back(run, error)
 
 
 def show(runtime: Runtime, report: RoundReport) -> None:
@@ -135,7 +153,12 @@ def save(run: Run, utility: float, *, accuracy: float | None = None) -> None:
         run: The run, after a round.
         utility: Mean of the round.
         accuracy: Mean of the round in percent, for the record.
+
+    Raises:
+        RunDirBusyError: If another machine has taken the run's folder.
     """
+    if run.claim is not None:
+        require_claim(run.claim)
     rounds = run.counts.rounds
     if rounds % run.config.checkpoint.every_rounds and rounds < run.config.rollout.rounds:
         return
@@ -175,6 +198,7 @@ def go_back(run: Run, error: LearnerLostError) -> None:
 
     Raises:
         RunFailedError: If learners were lost too often, or nobody can replace them.
+        InterruptedRound: If the user asked to stop meanwhile.
     """
     crew = run.runtime.crew
     if crew is None:
@@ -183,7 +207,7 @@ def go_back(run: Run, error: LearnerLostError) -> None:
         sound, _ = run.checkpoints.sound()
         rounds = sound[-1] if sound else 0
         fault = Fault.HUNG if isinstance(error, LearnerHungError) else Fault.DIED
-        crew.replace_learner(fault, str(error), work=f"rounds after {rounds}")
+        crew.replace_learner(fault, str(error), work=f"rounds after {rounds}", should_stop=run.should_stop)
         run.runtime.emitter.settle()
         crew.forget_after(rounds)
         run.counts.rounds = run.counts.episodes = run.counts.env_steps = 0

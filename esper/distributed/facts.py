@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from esper.kasmina.model import MorphogeneticModel
+from esper.kasmina.population.model import find_obstacle
 from esper.leyline.host import HostFamily
 from esper.leyline.load import ConfigError
 from esper.leyline.rng import SeedTree
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from esper.distributed.config import RunConfig
     from esper.tolaria.data import Dataset
+    from esper.tolaria.tasks.base import Episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ def examine(config: RunConfig) -> RunFacts:
     """Build one episode of every context, so that anything missing shows before work starts.
 
     Raises:
-        ConfigError: If a context cannot be played, the split of the evaluation has none, or contexts differ in their number of slots.
+        ConfigError: If a context cannot be played, the split of the evaluation has none, contexts differ in their number of slots, or
+            hosts cannot run as one though they should.
     """
     catalogue = Catalogue.standard()
     preset = find_preset(config.task)
@@ -58,6 +61,8 @@ def examine(config: RunConfig) -> RunFacts:
     layouts = {(model.host.family, tuple(spec.slot_id for spec in model.specs)) for model in models}
     if len(layouts) > 1:
         raise ConfigError(f"task.contexts mixes hosts with different slots: {sorted(layouts)}; restrict task.contexts")
+    if config.engine.kind == "population":
+        _require_stackable(episodes, models)
     family, slot_ids = layouts.pop()
     names = config.growth.blueprints or catalogue.names(family)
     costs = {name: max(_costs(catalogue, name, model) for model in models) for name in names}
@@ -74,6 +79,15 @@ def examine(config: RunConfig) -> RunFacts:
         env_devices=(config.cluster.env_device,) * config.rollout.num_actors,
         host_precision=_precision(config, models, [episode.dataset for episode in episodes], preset.batch_size),
     )
+
+
+def _require_stackable(episodes: Sequence[Episode], models: Sequence[MorphogeneticModel]) -> None:
+    for episode, model in zip(episodes, models, strict=True):
+        obstacle = find_obstacle(model)
+        if obstacle is not None:
+            raise ConfigError(
+                f"engine.kind=population: hosts of {episode.context.name} cannot run as one, since {obstacle}; choose sequential or auto"
+            )
 
 
 def _precision(config: RunConfig, models: Sequence[MorphogeneticModel], datasets: Sequence[Dataset], batch_size: int) -> str:

@@ -11,7 +11,7 @@ from esper.simic.learner_state import LearnerStateError
 from esper.simic.update_report import to_payloads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from esper.distributed.gauges import Gauges
@@ -30,19 +30,34 @@ class LearnerWorker:
         gauges: What the process tells of itself.
         config: The run's configuration, for the checkpoint's manifest.
         digests: Hashes of the registries the policy's inputs and outputs refer to.
+        require_folder: Raises if checkpoints written here would not reach the run's folder; None where they must.
     """
 
     def __init__(
-        self, learner: Learner, emitter: BufferedEmitter, gauges: Gauges, *, config: Mapping[str, Any], digests: Mapping[str, str]
+        self,
+        learner: Learner,
+        emitter: BufferedEmitter,
+        gauges: Gauges,
+        *,
+        config: Mapping[str, Any],
+        digests: Mapping[str, str],
+        require_folder: Callable[[], None] | None = None,
     ) -> None:
         self._learner = learner
         self._emitter = emitter
         self._gauges = gauges
         self._config = config
         self._digests = digests
+        self._require_folder = require_folder
 
     def ready(self) -> int:
-        """Updates so far; answers once the part is built."""
+        """Updates so far; answers once the part is built.
+
+        Raises:
+            ClusterError: If the run's folder is not to be seen from here.
+        """
+        if self._require_folder is not None:
+            self._require_folder()
         return self._learner.version
 
     def act(self, step: StepBatch, mode: ActMode) -> DecisionBatch:

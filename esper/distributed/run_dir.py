@@ -6,13 +6,21 @@ import fcntl
 import json
 import os
 import platform
+import shutil
+import sys
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from esper.distributed import lease
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+LOOK_SEC = 1.0
+"""Between two looks at the claim of another machine."""
 
 
 class RunDirError(RuntimeError):
@@ -35,11 +43,6 @@ class Owner:
     def is_here(self) -> bool:
         """Whether it belongs to this machine."""
         return self.host == platform.node()
-
-    @property
-    def may_live(self) -> bool:
-        """Whether it lives, or belongs to another machine, where nobody here can look."""
-        return not self.is_here or _is_alive(self.process)
 
     def to_text(self) -> str:
         """As the lock names it."""
@@ -101,6 +104,25 @@ class RunDir:
         """Names the process that writes here, and its machine."""
         return self.root / ".owner"
 
+    @property
+    def token(self) -> Path:
+        """What the driver wrote for parts on other nodes to read."""
+        return self.root / ".token"
+
+
+def require_lasting(root: Path, option: str) -> None:
+    """Refuse a folder that would be lost with a Ray job's working folder.
+
+    Args:
+        root: As the user gave it.
+        option: With which the user gave it.
+
+    Raises:
+        RunDirError: If it would.
+    """
+    if not root.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise RunDirError(f"{option} {root}: inside a Ray job give an absolute path; the job's working folder is deleted with it")
+
 
 def create_run_dir(root: Path) -> RunDir:
     """Claim a new run folder.
@@ -108,8 +130,7 @@ def create_run_dir(root: Path) -> RunDir:
     Raises:
         RunDirError: If it holds a run already, cannot be written, or would be lost with a Ray job's working folder.
     """
-    if not root.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        raise RunDirError(f"--run-dir {root}: inside a Ray job give an absolute path; the job's working folder is deleted with it")
+    require_lasting(root, "--run-dir")
     paths = RunDir(root.resolve())
     try:
         if paths.config.exists():
@@ -129,8 +150,11 @@ def open_run_dir(root: Path, *, for_writing: bool) -> RunDir:
     """Open an existing run's folder.
 
     Raises:
-        RunDirError: If there is no run, or another process is writing to it.
+        RunDirError: If there is no run; for writing also if another process is writing to it, or it would be lost with a Ray
+            job's working folder.
     """
+    if for_writing:
+        require_lasting(root, "run folder")
     paths = RunDir(root.resolve())
     if not paths.config.exists():
         raise RunDirError(f"{root} holds no run: {paths.config.name} is missing")
@@ -165,52 +189,135 @@ def release_run_dir(paths: RunDir) -> None:
 
 
 def owner(paths: RunDir) -> Owner | None:
-    """Who is writing here, as far as this machine can tell; None if nobody is."""
-    found = _read_owner(paths)
-    return found if found is not None and found.may_live else None
+    """Who is writing here; None if nobody is. One on another machine has shown a sign of life within `lease.LEASE_SEC`."""
+    try:
+        with paths.lock.open() as file:
+            found = _owner_in(file.read())
+            return found if found is not None and _may_live(found, file, paths.root) else None
+    except OSError:
+        return None
 
 
-def discard_run_dir(paths: RunDir) -> None:
-    """Take back a folder in which nothing has happened yet, so that the same command can be given again."""
+def missing_folders(root: Path) -> list[Path]:
+    """Folders that `create_run_dir` would have to make for `root`, the innermost first."""
+    root = root.resolve()
+    return [folder for folder in (root, *root.parents) if not folder.exists()]
+
+
+def discard_run_dir(paths: RunDir, made: Sequence[Path] = ()) -> None:
+    """Take back a claimed folder in which nothing has happened yet, so that the same command can be given again.
+
+    Args:
+        paths: The folder; one that holds telemetry or a checkpoint stays as it is.
+        made: Folders that were made for it, the innermost first; those that are empty now go, too.
+    """
+    if paths.telemetry.exists() or any(paths.checkpoints.iterdir()):
+        return
     paths.config.unlink(missing_ok=True)
-    for folder in (paths.checkpoints, paths.spool):
-        folder.rmdir()
+    paths.checkpoints.rmdir()
+    shutil.rmtree(paths.spool)
+    release(paths.lock)
+    remove_folders(made)
+
+
+def remove_folders(made: Sequence[Path]) -> None:
+    """Remove folders as `missing_folders` names them, up to the first in which somebody has put something."""
+    with suppress(OSError):
+        for folder in made:
+            folder.rmdir()
 
 
 def claim(lock: Path) -> None:
-    """Take a folder for this process; one that took it before and has ended loses it, to one other alone.
+    """Take a folder for this process, and show signs of life until it is released or the process ends.
+
+    A process of this machine that took it before and has ended loses it at once. Whether one of another machine has, is told by
+    its signs of life: they are waited for, at most `lease.LEASE_SEC`.
 
     Args:
         lock: The file in it that names the owner.
 
     Raises:
-        RunDirBusyError: If another process that may live has it.
+        RunDirBusyError: If another process that lives has it.
         OSError: If it cannot be written.
     """
-    mine = Owner(platform.node(), os.getpid())
-    with _in_turn(lock) as file:
-        other = _owner_in(file.read())
-        if other is not None and other != mine and other.may_live:
-            remedy = "wait for it or choose another folder"
-            if not other.is_here:
-                remedy = f"whether it still runs cannot be seen from {mine.host}; if it does not, delete {lock} and try again"
-            raise RunDirBusyError(f"{lock.parent} is being written by {other}; {remedy}")
-        file.seek(0)
-        file.truncate()
-        file.write(mine.to_text())
+    text = _this_process().to_text()
+    first: _Claim | None = None
+    until = time.monotonic() + lease.LEASE_SEC
+    while (found := _take(lock, text, silent=first if time.monotonic() > until else None)) is not None:
+        if found.owner.is_here:
+            raise RunDirBusyError(f"{lock.parent} is being written by {found.owner}; wait for it or choose another folder")
+        if first is None:
+            print(f"{lock.parent} was being written by {found.owner}; looking whether it still lives", file=sys.stderr, flush=True)
+            first = found
+        elif found != first:
+            raise RunDirBusyError(f"{lock.parent} is being written by {found.owner}, which lives; stop it there, or choose another folder")
+        time.sleep(LOOK_SEC)
+    os.utime(lock)  # a disk that cannot do this is found out now
+    lease.keep(lock, text)
 
 
 def release(lock: Path) -> None:
-    """Give up the claim."""
-    lock.unlink(missing_ok=True)
+    """Give up the claim; one that another process has taken meanwhile stays."""
+    with suppress(FileNotFoundError):
+        if _owner_in(lock.read_text()) == _this_process():
+            lock.unlink()
+
+
+def require_claim(lock: Path) -> None:
+    """Make sure that no other machine has taken the folder from this process, which may have been stopped or cut off for long.
+
+    Raises:
+        RunDirBusyError: If one has.
+    """
+    try:
+        other = _owner_in(lock.read_text())
+    except OSError:
+        return
+    if other is not None and other != _this_process():
+        raise RunDirBusyError(
+            f"{lock.parent} was taken over by {other}, after this process had given no sign of life for {lease.LEASE_SEC:g} s; "
+            "it goes on there"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    owner: Owner
+    touched: float
+    """By the clock of the disk."""
+
+
+def _take(lock: Path, text: str, *, silent: _Claim | None) -> _Claim | None:
+    """Write `text` into the lock unless another process that may live has it; returns its claim then, and None otherwise.
+
+    A claim that is still as `silent` says is taken, whatever the disk's clock says of its age.
+    """
+    with _in_turn(lock) as file:
+        other = _owner_in(file.read())
+        if other is not None and other != _this_process() and _may_live(other, file, lock.parent):
+            found = _Claim(other, os.fstat(file.fileno()).st_mtime)
+            if found != silent:
+                return found
+        file.seek(0)
+        file.truncate()
+        file.write(text)
+        return None
+
+
+def _this_process() -> Owner:
+    return Owner(platform.node(), os.getpid())
+
+
+def _may_live(other: Owner, file: IO[str], folder: Path) -> bool:
+    """Whether the owner that the open lock names lives or, on another machine, has shown a sign of life lately."""
+    if other.is_here:
+        return _is_alive(other.process)
+    return lease.disk_time(folder) - os.fstat(file.fileno()).st_mtime <= lease.LEASE_SEC
 
 
 @contextmanager
 def _in_turn(lock: Path) -> Iterator[IO[str]]:
-    """The lock's file, open; other processes of this machine that would look into it wait.
-
-    Only they can tell that its owner has ended, so that no machine takes a folder from another one.
-    """
+    """The lock's file, open; other processes that would look into it wait, those of other machines if the disk can do that."""
     while True:
         with lock.open("a+") as file:
             with suppress(OSError):  # a disk that knows no such locks
@@ -227,14 +334,6 @@ def _is_still(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _read_owner(paths: RunDir) -> Owner | None:
-    """Who is named in the lock; None if there is none, or it was never written out."""
-    try:
-        return _owner_in(paths.lock.read_text())
-    except OSError:
-        return None
 
 
 def _owner_in(text: str) -> Owner | None:

@@ -17,6 +17,7 @@ from esper.distributed.closing import close_at_end
 from esper.distributed.cluster_check import demands, require_placement, starts_cluster, this_machine
 from esper.distributed.crew import Crew
 from esper.distributed.executor import Executor, LocalExecutor, PartLostError
+from esper.distributed.shared_disk import SharedFolder
 from esper.distributed.sink_worker import SinkWorker
 from esper.nissa.emitter import BufferedEmitter, EmitterStats
 from esper.nissa.transport import InProcessTransport
@@ -94,7 +95,7 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
     """Environments, learner and sink in actors of a Ray cluster; arguments as for `open_local`.
 
     Raises:
-        ClusterError: If the cluster cannot be reached or has less than the run needs.
+        ClusterError: If the cluster cannot be reached, has less than the run needs, or does not see the run's folder.
     """
     from esper.distributed import actors
     from esper.distributed.meters import Meters
@@ -109,11 +110,13 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
         if not actors.is_in_session():
             _join_cluster(config, namespace, stack)
         executor = actors.RayExecutor(shares.call_timeout_sec)
+        folder = SharedFolder.mark(paths, life)
+        stack.callback(folder.unmark)
         queue = make_queue(config.telemetry.queue_capacity, namespace)
         sink = actors.start_part(
             "esper-sink",
             _build_sink,
-            (config, paths, keep_rounds, life, namespace),
+            (config, folder, keep_rounds, namespace),
             cpus=shares.sink_cpus,
             place=place(SINK, is_restarted=True, labels=shares.sink_labels),
         )
@@ -123,7 +126,7 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
         transport = partial(QueueTransport, queue, sink)
 
         def launch_learner(name: str, incarnation: Callable[[], int]) -> Any:
-            arguments = (config, partial(_make_emitter, config, "learner", incarnation, transport, paths.spool))
+            arguments = (config, folder, partial(_make_emitter, config, "learner", incarnation, transport, paths.spool))
             actor, cpus, gpus = f"esper-{name}", shares.learner_cpus, shares.learner_gpus
             where = place(LEARNER, labels=shares.learner_labels)
             return actors.start_part(actor, _build_learner, arguments, cpus=cpus, gpus=gpus, place=where)
@@ -183,15 +186,18 @@ def _join_cluster(config: RunConfig, namespace: str, stack: ExitStack) -> None:
     require_placement("the run", wanted, actors.cluster_nodes())
 
 
-def _build_sink(config: RunConfig, paths: RunDir, keep_rounds: int | None, life: str, namespace: str) -> SinkWorker:
+def _build_sink(config: RunConfig, folder: SharedFolder, keep_rounds: int | None, namespace: str) -> SinkWorker:
     from esper.distributed.telemetry_queue import Drain, make_queue
 
-    queue = make_queue(config.telemetry.queue_capacity, namespace)
-    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=keep_rounds, life=life), Drain(queue))
+    def open_store() -> build.TelemetryStore:
+        folder.require("telemetry sink")
+        return build.TelemetryStore(config, folder.paths, keep_rounds=keep_rounds, life=folder.token)
+
+    return SinkWorker(open_store, Drain(make_queue(config.telemetry.queue_capacity, namespace)))
 
 
-def _build_learner(config: RunConfig, make_emitter: Callable[[], BufferedEmitter]) -> LearnerWorker:
-    return build.make_learner(config, make_emitter())
+def _build_learner(config: RunConfig, folder: SharedFolder, make_emitter: Callable[[], BufferedEmitter]) -> LearnerWorker:
+    return build.make_learner(config, make_emitter(), require_folder=partial(folder.require, "learner"))
 
 
 def _build_env(config: RunConfig, facts: RunFacts, make_emitter: Callable[[], BufferedEmitter]) -> EnvWorker:

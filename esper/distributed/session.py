@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from esper.distributed import report
-from esper.distributed.build import require_devices
-from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
+from esper.distributed.build import registry_digests, require_devices
+from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder, read_manifest, require_same_meaning
 from esper.distributed.closing import besides
 from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.compare import Comparison, compare
@@ -18,7 +18,15 @@ from esper.distributed.config import RunConfig, read_run_config, write_run_confi
 from esper.distributed.driver import Run, go_back, restore, train
 from esper.distributed.executor import ClusterError, LearnerLostError, RunFailedError
 from esper.distributed.facts import RunFacts, examine
-from esper.distributed.run_dir import RunDir, create_run_dir, discard_run_dir, open_evaluation_dir, open_run_dir, release_run_dir
+from esper.distributed.run_dir import (
+    RunDir,
+    create_run_dir,
+    discard_run_dir,
+    missing_folders,
+    open_evaluation_dir,
+    open_run_dir,
+    release_run_dir,
+)
 from esper.distributed.runtime import Runtime, open_local, open_ray, telemetry_stats
 from esper.distributed.story import RunStory
 from esper.leyline.load import ConfigError, dump, load, merge
@@ -36,7 +44,8 @@ def train_run(config: RunConfig, root: Path, *, local: bool) -> bool:
     Raises:
         ConfigError: If something that the configuration names does not exist, or its second place for checkpoints cannot be used.
         RunDirError: If `root` cannot be used.
-        ClusterError: If the cluster has less than the run asks for; `root` is then as it was.
+        ClusterError: If the cluster cannot be reached or has less than the run asks for; `root` is then as it was. Also if its nodes
+            do not see `root`.
     """
     facts = examine(config)
     if local:
@@ -47,12 +56,13 @@ def train_run(config: RunConfig, root: Path, *, local: bool) -> bool:
             f"checkpoint.uri={config.checkpoint.uri!r} holds a run already; continue it with "
             f"`esper resume {root} --from {config.checkpoint.uri}` or choose another place"
         )
+    made = missing_folders(root)
     paths = create_run_dir(root)
     try:
         write_run_config(config, paths.config)
         return _play(config, paths, facts, store, local=local, is_resumed=False)
     except ClusterError:
-        discard_run_dir(paths)
+        discard_run_dir(paths, made)
         raise
     finally:
         release_run_dir(paths)
@@ -63,7 +73,7 @@ def resume_run(root: Path, *, local: bool) -> bool:
 
     Raises:
         RunDirError: If there is no run in `root`, or somebody is writing to it.
-        CheckpointError: If its checkpoint is damaged.
+        CheckpointError: If its checkpoint is damaged, or of another version.
     """
     paths = open_run_dir(root, for_writing=True)
     try:
@@ -112,6 +122,7 @@ def evaluate_run(root: Path, changes: Mapping[str, Any], *, checkpoint: Literal[
         raise ConfigError("evaluation.seeds_per_context=0 plays no episode; give --seeds 1 or more")
     folder = CheckpointFolder(paths.checkpoints, config.checkpoint.keep_last)
     source = folder.choose(checkpoint)
+    require_same_meaning(source, read_manifest(source), registry_digests())
     facts = examine(config)
     scratch = open_evaluation_dir(paths)
     try:
@@ -135,8 +146,8 @@ def _play(config: RunConfig, paths: RunDir, facts: RunFacts, store: CheckpointSt
     finished = sound_checkpoints(folder) if is_resumed else []
     source = folder.path(finished[-1]) if finished else None
     keep_rounds = (finished[-1] if finished else 0) if is_resumed else None
-    report.print_beginning(config, paths, facts, local=local, rounds=keep_rounds or 0)
     with _stop_flag() as should_stop, open_runtime(config, facts, paths, local=local, keep_rounds=keep_rounds) as runtime:
+        report.print_beginning(config, paths, facts, local=local, rounds=keep_rounds or 0)
         run = replace(make_run(config, paths, runtime, should_stop, facts), store=store)
         if store is not None:
             store.begin(paths)
@@ -202,13 +213,16 @@ def sound_checkpoints(folder: CheckpointFolder) -> list[int]:
     """Rounds after which there is a checkpoint to go on from; says on the terminal which newer ones are damaged.
 
     Raises:
-        CheckpointError: If there are checkpoints, and all of them are damaged.
+        CheckpointError: If there are checkpoints, and all of them are damaged, or the one to go on from is of another version.
     """
     sound, complaints = folder.sound()
     if complaints and not sound:
         raise CheckpointError(complaints[0])
     for complaint in complaints:
         print(f"damaged checkpoint, going back to round {sound[-1]}: {complaint}", file=sys.stderr)
+    if sound:
+        newest = folder.path(sound[-1])
+        require_same_meaning(newest, read_manifest(newest), registry_digests())
     return sound
 
 
@@ -229,7 +243,7 @@ def make_run(config: RunConfig, paths: RunDir, runtime: Runtime, should_stop: Ca
     story = RunStory(config, runtime.emitter)
     if runtime.crew is not None:
         runtime.crew.report_to(story)
-    return Run(config, facts, runtime, collector, checkpoints, story)
+    return Run(config, facts, runtime, collector, checkpoints, story, claim=paths.lock, should_stop=should_stop)
 
 
 def open_runtime(

@@ -88,6 +88,14 @@ def after_fault(health: Health, now: float, cluster: ClusterConfig, *, is_needed
     return Decision(Remedy.DROP, replace(failed, is_dropped=True, due_at=now + cluster.regrow_sec))
 
 
+def not_aged(health: Health, waited_sec: float) -> Health:
+    """Health after a wait for a part that did not come up: that it failed before counts as it did when the wait began.
+
+    Waits may be as long as `cluster.restart_window_sec`; otherwise a part for which no node has room would be tried for ever.
+    """
+    return replace(health, faults=tuple(time + waited_sec for time in health.faults))
+
+
 def can_do_without(part: int, healths: Sequence[Health]) -> bool:
     """Whether another environment part works, or will soon."""
     return any(not health.is_dropped for i, health in enumerate(healths) if i != part)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from esper.kasmina.transfer import bring
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 DataKind = Literal["image", "tokens", "vector"]
 Augmentation = Literal["none", "shift", "crop_flip"]
@@ -54,8 +54,12 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device."""
+        return self.with_each(lambda tensor: tensor.to(device))
+
+    def with_each(self, change: Callable[[Tensor], Tensor]) -> Dataset:
+        """The same with every tensor changed."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
 
 def batches(dataset: Dataset, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

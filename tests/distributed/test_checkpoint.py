@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.distributed.checkpoint import load_checkpoint, save_checkpoint
-from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
+from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder, OtherVersionError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,17 +96,47 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
         load_checkpoint(path)
 
 
-def test_other_registries_are_refused(tmp_path: Path) -> None:
+def rewrite(path: Path, **changes: Any) -> None:
+    file = path / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_other_registries_are_refused_with_the_version_that_fits(tmp_path: Path) -> None:
     path = save(tmp_path / "round-00001")
-    with pytest.raises(CheckpointError, match="catalogue"):
+    with pytest.raises(OtherVersionError, match=r"digest of catalogue is abc, this version has xyz; .* another state of the code"):
+        load_checkpoint(path, digests={"catalogue": "xyz"})
+    rewrite(path, versions={"esper-morph": "0.0.7"})
+    with pytest.raises(OtherVersionError, match=r"written by esper-morph 0\.0\.7 and this is .*: go on with that one, or begin a new run"):
         load_checkpoint(path, digests={"catalogue": "xyz"})
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    file = save(tmp_path / "round-00001") / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "schema_version": 99}))
-    with pytest.raises(CheckpointError, match="newer"):
-        load_checkpoint(file.parent)
+def test_a_newer_schema_is_refused_and_is_no_damage_to_go_back_from(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    for rounds in (1, 2):
+        save(folder.path(rounds))
+    rewrite(folder.path(2), schema_version=99, versions={"esper-morph": "99.0"}, sha256={"everything.bin": "abc"})
+    with pytest.raises(OtherVersionError, match=r"schema 99 is newer than 1; it was written by esper-morph 99\.0"):
+        load_checkpoint(folder.path(2))
+    with pytest.raises(OtherVersionError, match="newer"):
+        folder.sound()
+
+
+@pytest.mark.parametrize("text", ["", "{", "7", "[]", '{"rounds": 1}', '{"rounds": "x", "utility": 1.0}'])
+def test_a_damaged_note_of_the_best_counts_for_nothing_and_is_written_again(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = CheckpointFolder(tmp_path, keep_last=1)
+    save(folder.path(1))
+    (tmp_path / "best.json").write_text(text)
+    assert folder.best() is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "best.json is damaged" in line
+    with pytest.raises(CheckpointError, match="use --checkpoint latest"):
+        folder.choose("best")
+    folder.note_best(1, 3.0)
+    assert folder.best() == (1, 3.0)
+    folder.forget_old()
+    assert folder.choose("best") == folder.path(1)
 
 
 def test_the_last_few_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -113,6 +113,14 @@ def test_the_best_is_not_named_if_its_copy_is_lost(store: CheckpointStore, files
     assert other.best() is None
 
 
+def test_a_damaged_note_of_the_best_comes_back_from_the_copies(store: CheckpointStore, tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "a", 3)
+    store.update(folder)
+    (folder.root / "best.json").write_bytes(b"")
+    assert store.complete(folder) == []
+    assert folder.best() == (1, 9.0)
+
+
 def test_what_is_damaged_here_comes_back_and_what_is_whole_stays(store: CheckpointStore, tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "a", 3)
     store.update(folder)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper.distributed.collector import Collector
+from esper.distributed.collector import Collector, InterruptedRound
 from esper.distributed.config import ClusterConfig
 from esper.distributed.crew import Crew
+from esper.distributed.driver import never
 from esper.distributed.executor import DataLostError, LearnerLostError, LocalExecutor, PartLostError, RunFailedError
 from esper.distributed.supervise import Fault
 from esper.leyline.rollout import ActMode
@@ -329,7 +330,7 @@ def test_a_lost_learner_ends_the_round_and_its_workers_begin_new_lives(list_emit
     setup.crew.report_to(list_emitter)
     with pytest.raises(LearnerLostError):
         setup.play()
-    setup.crew.replace_learner(Fault.DIED, "died", work="rounds after 0")
+    setup.crew.replace_learner(Fault.DIED, "died", work="rounds after 0", should_stop=never)
     setup.learner.seen.clear()
     assert setup.play() == EXPECTED
     assert setup.store.abandoned == [("learner", 5, 0), ("env-0", 5, 0), ("env-1", 5, 0)]
@@ -339,7 +340,31 @@ def test_a_lost_learner_ends_the_round_and_its_workers_begin_new_lives(list_emit
 def test_a_learner_that_keeps_dying_ends_the_run() -> None:
     setup = Setup([Worker("env-0")], Learner(deaths=range(1, 100)))
     with pytest.raises(RunFailedError, match=r"learner was lost 3 times"):
-        setup.crew.replace_learner(Fault.DIED, "died", work="")
+        setup.crew.replace_learner(Fault.DIED, "died", work="", should_stop=never)
+
+
+def test_a_learner_for_which_there_is_no_room_is_given_up_although_each_wait_outlasts_the_window() -> None:
+    cluster = replace(CLUSTER, call_timeout_sec=0.5, restart_window_sec=0.4)
+    setup = Setup([Worker("env-0")], Learner(hangs=range(1, 100)), cluster=cluster)
+    with pytest.raises(RunFailedError, match=r"learner was lost 3 times.*did not come up within 0\.5 s"):
+        setup.crew.replace_learner(Fault.DIED, "died", work="", should_stop=never)
+
+
+@pytest.mark.parametrize("delay_sec", [0.0, 1000.0])
+def test_who_waits_for_a_learner_can_be_stopped(delay_sec: float) -> None:
+    cluster = replace(CLUSTER, restart_delay_sec=delay_sec, restart_delay_max_sec=delay_sec)
+    setup = Setup([Worker("env-0")], Learner(hangs=range(1, 100)), cluster=cluster)
+    answers = iter([False, True])
+    with pytest.raises(InterruptedRound, match="while a learner was awaited"):
+        setup.crew.replace_learner(Fault.DIED, "died", work="", should_stop=lambda: next(answers))
+    assert not setup.learner.is_alive
+
+
+def test_workers_for_which_there_is_no_room_end_the_run_although_each_wait_outlasts_the_window() -> None:
+    cluster = replace(CLUSTER, call_timeout_sec=1.5, restart_window_sec=1.4)
+    setup = Setup([Worker("env-0", deaths=[2], hangs=range(3, 100))], cluster=cluster)
+    with pytest.raises(RunFailedError, match=r"env-0 was lost 3 times.*did not come up within 1\.5 s"):
+        setup.play()
 
 
 def test_outages_of_telemetry_are_told_once(list_emitter: ListEmitter) -> None:

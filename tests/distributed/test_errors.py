@@ -15,7 +15,7 @@ from esper.kasmina.lifecycle import IllegalActionError
 from esper.kasmina.surgery import GrowthError
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.layer_ops import BlueprintError
-from esper.tamiyo.service import PolicyRejectedError, Rejection
+from esper.tamiyo.service import PolicyAnswerError, PolicyRejectedError, Rejection
 
 
 def errors_of_the_package() -> list[type[Exception]]:
@@ -33,6 +33,7 @@ ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
     BlueprintError: ("norm", "r0c1", "being built", "OSError('no such file')", (1, 2)),
     GrowthError: (("host.weight",), ("seed.weight", "seed.bias")),
     IllegalActionError: (FactoredAction(op=LifecycleOp.PRUNE, slot=1), "slot 1 is empty"),
+    PolicyAnswerError: ("gnn_v1-3-0f3a", "run-7", ("confidence",)),
     PolicyRejectedError: (Path("policies/new"), Rejection.ALTERED, "weights.safetensors is not what it was"),
 }
 """Of the errors that take more than a message; one with a constructor that is not listed fails below."""

@@ -46,6 +46,16 @@ def test_what_is_missing_shows_before_work_starts() -> None:
         examine(custom_config("growth.slots=[r0c7]"))
 
 
+def test_a_users_model_cannot_be_asked_to_run_as_one_with_others(tmp_path: Path) -> None:
+    reason = r"engine\.kind=population: hosts of custom/factory@1 cannot run as one, since a WrappedHost .*; choose sequential or auto"
+    root = tmp_path / "run"
+    with pytest.raises(ConfigError, match=reason):
+        train_run(custom_config("engine.kind=population"), root, local=True)
+    assert not root.exists()
+    assert examine(custom_config("engine.kind=auto")).family == "cnn"
+    assert examine(tiny_config("engine.kind=population")).max_epochs > 0
+
+
 def test_steps_are_counted_over_the_preset_of_any_task() -> None:
     assert examine(tiny_config("task.batch_size=10")).steps_per_epoch == 7
 

@@ -46,11 +46,19 @@ class Part:
         pass
 
 
-def test_resources_are_compared_before_anything_starts(tmp_path: Path) -> None:
+def test_resources_are_compared_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ClusterError, match=r"asks for 1000\.5 CPU in all .*each asks for 500 CPU \(cluster\.env_cpus\)"):
-        train_run(tiny_config("cluster.env_cpus=500"), tmp_path / "run", local=False)
+        train_run(tiny_config("cluster.env_cpus=500", "telemetry.console=rounds"), tmp_path / "runs" / "first", local=False)
     assert not ray.is_initialized()
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "runs").exists()
+    assert "begins round" not in capsys.readouterr().err
+
+
+def test_a_cluster_that_cannot_be_reached_leaves_no_folder_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ClusterError, match=r"cluster\.address='127\.0\.0\.1:1'"):
+        train_run(tiny_config("cluster.address=127.0.0.1:1", "telemetry.console=rounds"), tmp_path / "run", local=False)
+    assert not (tmp_path / "run").exists()
+    assert "begins round" not in capsys.readouterr().err
 
 
 @pytest.mark.ray
@@ -68,7 +76,7 @@ def test_too_small_a_cluster_is_one_clear_line_and_leaves_no_folder_behind(tmp_p
     assert len(errors) == 1
     assert "1000.5 CPU" in errors[0]
     assert not ray.is_initialized()
-    assert not root.exists() or not any(root.iterdir())
+    assert not root.exists()
 
 
 @pytest.mark.ray

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.distributed.config import ClusterConfig
-from esper.distributed.supervise import Health, Remedy, after_fault, can_do_without, due, overdue, restart_delay
+from esper.distributed.supervise import Health, Remedy, after_fault, can_do_without, due, not_aged, overdue, restart_delay
 
 CLUSTER = ClusterConfig(max_restarts=2, restart_window_sec=100.0, restart_delay_sec=1.0, restart_delay_max_sec=3.0, regrow_sec=50.0)
 
@@ -31,6 +31,15 @@ def test_a_part_that_is_needed_is_given_up_instead() -> None:
 
 def test_old_faults_do_not_count() -> None:
     assert remedies([0.0, 60.0, 101.0, 161.0]) == [Remedy.RESTART] * 4
+
+
+def test_while_a_part_is_waited_for_its_faults_do_not_age() -> None:
+    health, found = Health(), []
+    for now in (0.0, 150.0, 300.0):
+        decision = after_fault(not_aged(health, 150.0), now, CLUSTER, is_needed=True)
+        health = decision.health
+        found.append(decision.remedy)
+    assert found == [Remedy.RESTART, Remedy.RESTART, Remedy.GIVE_UP]
 
 
 def test_a_budget_of_zero_restarts_nothing() -> None:

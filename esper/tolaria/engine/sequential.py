@@ -28,11 +28,16 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from esper.kasmina.model import MorphogeneticModel
+    from esper.leyline.host import LayerSpec
     from esper.leyline.rng import SeedTree
     from esper.tolaria.engine.layouts import LayoutChoice
 
 EVALUATION_SAMPLES = 2048
-"""Samples × configurations of one evaluation pass."""
+"""Most samples × configurations of one evaluation pass."""
+EVALUATION_NUMBERS = 1 << 26
+"""Most numbers in the widest value of one evaluation pass; 256 MiB in fp32."""
+EVALUATION_MULTIPLE = 64
+"""Of which a pass with fewer samples for their width holds a multiple, if any: a rest of a few may be rounded differently."""
 
 
 class SequentialEngine:
@@ -65,6 +70,7 @@ class SequentialEngine:
         self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config, plan.learning_rate)
         self.traits = host_traits(model, dataset, plan.batch_size)
         """What the choice of the layout depends on."""
+        self._widest = max(self.traits.values // plan.batch_size, widest_output(model.host.layer_specs()))
         self._layouts = choices_for(self.traits, config)
         self._unmeasured = choices_for(replace(self.traits, is_like_measured=False), config)[True]
         self._steps = HostSteps(model, Graphs() if graphs is None else graphs)
@@ -122,7 +128,7 @@ class SequentialEngine:
         x, y = (self.dataset.val_x, self.dataset.val_y) if split == "val" else (self.dataset.test_x, self.dataset.test_y)
         num_correct = torch.zeros(len(configurations), dtype=torch.long, device=x.device)
         total_loss = torch.zeros(len(configurations), device=x.device)
-        chunk = max(EVALUATION_SAMPLES // len(configurations), 1)
+        chunk = self._evaluation_samples(len(configurations))
         for start in range(0, len(x), chunk):
             labels = y[start : start + chunk]
             inputs = lay_out(x[start : start + chunk], layout.memory_format)
@@ -143,6 +149,14 @@ class SequentialEngine:
         count = self.config.probe_samples
         with self.model.naming_faults():
             return probe(self.model, self.dataset.train_x[:count], self.dataset.train_y[:count])
+
+    def _evaluation_samples(self, num_configurations: int) -> int:
+        """Samples of one evaluation pass: what fits, though no fewer rows than training puts up with."""
+        rows = max(EVALUATION_NUMBERS // self._widest, self.plan.batch_size)
+        if rows >= EVALUATION_SAMPLES:
+            return max(EVALUATION_SAMPLES // num_configurations, 1)
+        samples = max(rows // num_configurations, 1)
+        return samples - samples % EVALUATION_MULTIPLE if samples > EVALUATION_MULTIPLE else samples
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         data, size = self.dataset, self.plan.batch_size
@@ -197,6 +211,15 @@ class SequentialEngine:
         rate = learning_rate(self.config, self.plan, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
+
+def widest_output(layers: Sequence[LayerSpec]) -> int:
+    """About how many numbers of one sample the widest layer returns, 0 if none tells.
+
+    A weight is multiplied once for every position at which its channel has a value, and an attention map counts for the positions
+    that it costs.
+    """
+    return max((layer.output_channels * layer.flops // layer.num_parameters for layer in layers if layer.num_parameters), default=0)
 
 
 def learning_rate(config: EngineConfig, plan: TrainingPlan, progress: float) -> float:

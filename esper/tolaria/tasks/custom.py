@@ -42,6 +42,10 @@ def make_custom(config: TaskConfig, preset: TaskPreset, context: Context, *, see
     Initial weights may come from torch's ambient generator, which `seeds` has set; whatever else is random should follow
     the seed. All seeds must give hosts with the same slots.
 
+    The factory is called for every episode, and must make a new host each time. Data that take long to read or to make should be
+    kept by a function of their own under `functools.cache`. A `Dataset` that is returned again is shared by all trials of
+    the process: on a GPU they read one copy of it, and nobody may write to its tensors.
+
     Raises:
         ConfigError: If the factory cannot be had, or host and data do not fit together.
     """
@@ -137,7 +141,8 @@ def _shortened(dataset: Dataset, config: TaskConfig, name: str) -> Dataset:
         x, y = getattr(dataset, f"{part}_x"), getattr(dataset, f"{part}_y")
         if wanted is not None and wanted > len(x):
             raise ConfigError(f"task.num_{part}={wanted}, but {name} made {len(x)} {part} samples; ask for at most that many")
-        parts |= {f"{part}_x": x[:wanted], f"{part}_y": y[:wanted]}
+        if wanted is not None:
+            parts |= {f"{part}_x": x[:wanted], f"{part}_y": y[:wanted]}
     return replace(dataset, **parts)  # type: ignore[arg-type]
 
 
