@@ -60,16 +60,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Appends the table of settings to the help of `train`; reading them is left until somebody asks."""
+    """Appends the table of settings to the help of `train` and `sweep`; reading them is left until somebody asks."""
 
     def format_help(self) -> str:
         text = super().format_help()
-        if not self.prog.endswith(" train"):
+        if not self.prog.endswith((" train", " sweep")):
             return text
         from esper.cli.settings import describe
         from esper.distributed.config import RunConfig
+        from esper.distributed.sweep.config import SweepConfig
 
-        return f"{text}\n{describe(RunConfig)}\n"
+        return f"{text}\n{describe(RunConfig if self.prog.endswith(' train') else SweepConfig)}\n"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -94,7 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "settings", nargs="*", metavar="FILE [key=value …] | report SWEEP_DIR", help="a sweep file, see configs/sweep/, and changes to it"
     )
-    sweep.add_argument("--sweep-dir", type=Path, metavar="DIR", help="folder for what the sweep writes (default: sweeps/<FILE's name>)")
+    sweep.add_argument("--sweep-dir", type=Path, metavar="DIR", help="folder for what the sweep writes (default: sweeps/<its name>)")
     sweep.add_argument("--resume", type=Path, metavar="SWEEP_DIR", help="play what is left of a sweep; never one from a stranger")
     sweep.add_argument("--confirm", type=int, metavar="N", help="with report: train best and default settings on N further seeds")
 
@@ -103,7 +104,9 @@ def make_parser() -> argparse.ArgumentParser:
     query.add_argument("sql", nargs="?", metavar="SQL", help="one statement that reads (default: name the views)")
     query.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     query.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="rows printed at most (default: 10000)")
-    query.add_argument("--timeout", type=float, default=30.0, metavar="SEC", help="time allowed (default: 30)")
+    query.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SEC", help="when to stop it, which a single huge value outlasts (default: 30)"
+    )
 
     report = commands.add_parser("report", help="write a run's report as one HTML file")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run's folder, or a telemetry file")
@@ -111,7 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     wandb = commands.add_parser("wandb", help="show a finished run in Weights & Biases")
     wandb.add_argument("action", choices=("upload",), help="upload: rebuild the run there from its telemetry")
-    wandb.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    wandb.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run's folder, or a telemetry file")
     wandb.add_argument("--project", help="project (default: the run's setting)")
     wandb.add_argument("--group", default="", help="group shown together")
     wandb.add_argument("--name", help="what the run is called (default: its folder)")

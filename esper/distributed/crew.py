@@ -126,8 +126,9 @@ class Crew:
 
     @property
     def num_faults(self) -> int:
-        """Losses of environments and learner so far."""
-        return sum(seat.health.num_faults for seat in (*self._seats, self._learner))
+        """Losses so far, of environments and learner and, as of the last look, of telemetry's sink and queue."""
+        num_openings, num_queues_lost = self._outages
+        return sum(seat.health.num_faults for seat in (*self._seats, self._learner)) + num_openings - 1 + num_queues_lost
 
     def report_to(self, emitter: Emitter) -> None:
         """Tell losses and recoveries to `emitter` from now on."""

@@ -18,12 +18,20 @@ if TYPE_CHECKING:
 
     from esper.distributed.actors import RayPart
 
+GAUGES = {
+    "esper_rounds": "Rounds played in the run so far.",
+    "esper_env_steps_per_sec": "Environment steps a second over the last round, updates included.",
+    "esper_env_utilisation": "Share of the last round that environment actors worked, 0 to 1.",
+    "esper_parts_lost": "Environment actors, learners, sinks and queues lost since the driver began.",
+    "esper_telemetry_queue_depth": "Batches of telemetry that wait for the sink.",
+}
+"""Name → what it shows. Prometheus has them as `ray_<name>`, with the run's folder as the tag `run`."""
 ANSWER_SEC = 2.0
 """Longest wait for what the parts say; a gauge whose part is silent keeps its value."""
 
 
 class Meters:
-    """Gauges of one run, set by its driver after each round.
+    """`GAUGES` of one run, set by its driver after each round.
 
     Args:
         run: Name of the run, the only tag.
@@ -39,27 +47,20 @@ class Meters:
         self._looked_at = clock()
         self._busy: dict[Any, float] = {}
 
-        def gauge(name: str, description: str) -> Gauge:
-            made = Gauge(name, description=description, tag_keys=("run",))
-            made.set_default_tags({"run": run})
-            return made
-
-        self._speed = gauge("esper_env_steps_per_sec", "Environment steps a second over the last round, updates included.")
-        self._depth = gauge("esper_telemetry_queue_depth", "Batches of telemetry that wait for the sink.")
-        self._utilisation = gauge("esper_env_utilisation", "Share of the last round that environment actors worked, 0 to 1.")
-        self._faults = gauge("esper_parts_lost", "Actors lost since the driver began.")
-        self._rounds = gauge("esper_rounds", "Rounds played in the run so far.")
+        self._gauges = {name: Gauge(name, description=text, tag_keys=("run",)) for name, text in GAUGES.items()}
+        for gauge in self._gauges.values():
+            gauge.set_default_tags({"run": run})
 
     def round_finished(self, *, rounds: int, env_steps_per_sec: float, num_faults: int) -> None:
         """Set the gauges; waits a moment for the parts at most."""
-        self._rounds.set(rounds)
-        self._speed.set(env_steps_per_sec)
-        self._faults.set(num_faults)
+        self._gauges["esper_rounds"].set(rounds)
+        self._gauges["esper_env_steps_per_sec"].set(env_steps_per_sec)
+        self._gauges["esper_parts_lost"].set(num_faults)
         utilisation = self._look()
         if utilisation is not None:
-            self._utilisation.set(utilisation)
+            self._gauges["esper_env_utilisation"].set(utilisation)
         try:
-            self._depth.set(ray.get(self._queue.actor.qsize.remote(), timeout=ANSWER_SEC))
+            self._gauges["esper_telemetry_queue_depth"].set(ray.get(self._queue.actor.qsize.remote(), timeout=ANSWER_SEC))
         except (*LOSSES, RayTaskError, GetTimeoutError):
             return
 

@@ -1,4 +1,4 @@
-"""How far a run is, read from its folder: while it lives from its checkpoints, afterwards from its telemetry too."""
+"""How far a run is, read from its folder: its checkpoints, and its telemetry, which a living run is asked for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 from esper.distributed.checkpoint_folder import CheckpointFolder
 from esper.distributed.run_dir import Owner, RunDir, RunDirError, open_run_dir, owner
 from esper.distributed.settings_file import read_settings
+from esper.karn.live import ask_live
 from esper.karn.queries import RunOverview, run_overview
+from esper.karn.sandbox import QueryError, QueryLimits
 from esper.karn.store import Store, StoreError
 from esper.leyline.telemetry import TelemetryEventType
 from esper.leyline.telemetry.schema import table_name
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+ASKED = QueryLimits(max_rows=1, timeout_sec=1.0)
+"""What a living run is asked at most; one that is busy answering others is left alone after a few seconds."""
 
 
 class Phase(StrEnum):
@@ -55,9 +60,9 @@ class RunStatus:
     checkpoint: str | None
     checkpoint_age_sec: float | None
     owner: Owner | None
-    """Who writes to the folder; of another machine it is not known whether it lives."""
+    """Who writes to the folder; on another machine, by its signs of life."""
     parts_lost: int | None
-    """Actors that were lost; None while the run lives, whose telemetry only it may read."""
+    """Processes that were lost; None where telemetry says nothing, or belongs to a living run that does not answer."""
     parts_recovered: int | None
     incidents: int | None
     """Times that the telemetry file could not be written or its log not be read; None as for `parts_lost`."""
@@ -83,7 +88,7 @@ def run_status(root: Path) -> RunStatus:
     folder = CheckpointFolder(paths.checkpoints, keep_last)
     saved = [(folder.path(number), _run_state(folder.path(number))) for number in folder.rounds()[-2:]]
     last = saved[-1][1] if saved else {}
-    told = _Told(None, None, None) if writer is not None else _read_telemetry(paths)
+    told = _ask_run(paths) if writer is not None else _read_telemetry(paths)
     rounds = int(last.get("rounds", 0))
     return RunStatus(
         run_dir=str(paths.root),
@@ -100,12 +105,12 @@ def run_status(root: Path) -> RunStatus:
         env_steps_per_sec=told.overview.env_steps_per_sec if told.overview else _speed(saved),
         utility=last.get("utility"),
         checkpoint=str(saved[-1][0]) if saved else None,
-        checkpoint_age_sec=max(0.0, time.time() - _written_at(saved[-1][0])) if saved else None,
+        checkpoint_age_sec=_age(saved[-1][0]) if saved else None,
         owner=writer,
         parts_lost=told.parts_lost,
         parts_recovered=told.parts_recovered,
-        incidents=told.overview.num_incidents if told.overview else None,
-        events_lost=told.overview.dropped_events + told.overview.rejected_events if told.overview else None,
+        incidents=told.incidents,
+        events_lost=told.events_lost,
     )
 
 
@@ -137,18 +142,35 @@ def _plan(paths: RunDir) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    overview: RunOverview | None
-    parts_lost: int | None
-    parts_recovered: int | None
+    overview: RunOverview | None = None
+    parts_lost: int | None = None
+    parts_recovered: int | None = None
+    incidents: int | None = None
+    events_lost: int | None = None
+
+
+def _ask_run(paths: RunDir) -> _Told:
+    """What a living run says of its telemetry; nothing if it is on another machine, busy, or records nothing."""
+    counted = (table_name(TelemetryEventType.PART_LOST), table_name(TelemetryEventType.PART_RECOVERED), "incidents")
+    lost = "(SELECT sum(dropped_events) FROM high_water_marks), (SELECT sum(num_events) FROM rejected_batches)"
+    try:
+        found = ask_live(paths.root, f"SELECT {', '.join(f'(SELECT count(*) FROM {table})' for table in counted)}, {lost}", ASKED)
+    except QueryError:
+        return _Told()
+    if found is None:
+        return _Told()
+    parts_lost, parts_recovered, incidents, dropped, rejected = found.rows[0]
+    return _Told(None, parts_lost, parts_recovered, incidents, int(dropped or 0) + int(rejected or 0))
 
 
 def _read_telemetry(paths: RunDir) -> _Told:
     try:
         with Store.open(paths.root) as store:
-            counts = [_count(store, kind) for kind in (TelemetryEventType.PART_LOST, TelemetryEventType.PART_RECOVERED)]
-            return _Told(run_overview(store), *counts)
+            lost, recovered = (_count(store, kind) for kind in (TelemetryEventType.PART_LOST, TelemetryEventType.PART_RECOVERED))
+            overview = run_overview(store)
+            return _Told(overview, lost, recovered, overview.num_incidents, overview.dropped_events + overview.rejected_events)
     except StoreError:
-        return _Told(None, None, None)
+        return _Told()
 
 
 def _count(store: Store, kind: TelemetryEventType) -> int | None:
@@ -167,8 +189,16 @@ def _run_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def _written_at(checkpoint: Path) -> float:
-    return (checkpoint / "manifest.json").stat().st_mtime
+def _written_at(checkpoint: Path) -> float | None:
+    try:
+        return (checkpoint / "manifest.json").stat().st_mtime
+    except OSError:
+        return None
+
+
+def _age(checkpoint: Path) -> float | None:
+    written = _written_at(checkpoint)
+    return None if written is None else max(0.0, time.time() - written)
 
 
 def _speed(saved: list[tuple[Path, dict[str, Any]]]) -> float | None:
@@ -176,5 +206,7 @@ def _speed(saved: list[tuple[Path, dict[str, Any]]]) -> float | None:
     if len(saved) < 2 or not all(state for _, state in saved):
         return None
     (older, before), (newer, after) = saved
-    seconds = _written_at(newer) - _written_at(older)
-    return (after["env_steps"] - before["env_steps"]) / seconds if seconds > 0.0 else None
+    began, ended = _written_at(older), _written_at(newer)
+    if began is None or ended is None or ended <= began:
+        return None
+    return float((after["env_steps"] - before["env_steps"]) / (ended - began))

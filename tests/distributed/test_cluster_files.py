@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import shlex
 from pathlib import Path
@@ -99,3 +100,31 @@ def test_the_ssh_cluster_starts_a_head_without_parts_and_workers_that_find_it() 
     assert "--head" in head
     assert "--num-cpus=0" in head
     assert "--address=$RAY_HEAD_IP" in worker
+
+
+def test_ray_accepts_the_ssh_cluster_and_looks_for_its_image_before_it_pulls() -> None:
+    rays_own = pytest.importorskip("ray.autoscaler._private.util")
+    filled = rays_own.prepare_config(read("ray-up.yaml"))
+    rays_own.validate_config(filled)
+    assert filled["docker"]["pull_before_run"] is False
+
+
+def is_left_out(path: str) -> bool:
+    """Whether Docker leaves a path out: a pattern covers all below what it matches, and `**/` stands for any depth."""
+    parts = path.split("/")
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    for pattern in (line for line in lines if line and not line.startswith("#")):
+        candidates = parts if pattern.startswith("**/") else parts[: 1 + pattern.count("/")]
+        if any(fnmatch.fnmatch(part, pattern.removeprefix("**/")) for part in candidates):
+            return True
+    return False
+
+
+def test_the_image_has_the_package_and_neither_history_nor_caches_nor_runs() -> None:
+    copied = [path.relative_to(ROOT).as_posix() for folder in ("esper", "configs") for path in (ROOT / folder).rglob("*.*")]
+    kept = ["pyproject.toml", "README.md", *(path for path in copied if "__pycache__" not in path and not path.endswith(".tmp"))]
+    assert [path for path in kept if is_left_out(path)] == []
+    for line in (ROOT / ".gitignore").read_text().split():
+        assert is_left_out(line.rstrip("/").replace("*", "any")), line
+    for path in (".git/config", ".venv/bin/python", "sweeps/smoke/tune/tuner.pkl", "esper/cli/__pycache__/main.pyc", "runs/a/config.yaml"):
+        assert is_left_out(path), path

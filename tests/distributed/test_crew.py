@@ -367,12 +367,13 @@ def test_workers_for_which_there_is_no_room_end_the_run_although_each_wait_outla
         setup.play()
 
 
-def test_outages_of_telemetry_are_told_once(list_emitter: ListEmitter) -> None:
+def test_outages_of_telemetry_are_told_and_counted_once(list_emitter: ListEmitter) -> None:
     setup = Setup([Worker("env-0")])
     setup.crew.report_to(list_emitter)
     setup.crew.look_at_store()
     setup.crew.look_at_store()
     assert [event.data.part for event in list_emitter.of_type(TelemetryEventType.PART_LOST)] == ["sink", "queue"]  # type: ignore[union-attr]
+    assert setup.crew.num_faults == 2
 
 
 def test_a_loss_without_anyone_to_replace_it_ends_the_run() -> None:

@@ -13,6 +13,7 @@ from esper.cli.main import main
 from esper.distributed.run_dir import Owner, RunDirError
 from esper.distributed.session import train_run
 from esper.distributed.status import Phase, RunStatus, phase_of, run_status
+from esper.karn.live import ADDRESS_FILE, LiveAnswers
 from tests.distributed.runs import NUM_ENVS, ROUNDS, at_step, tiny_config
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def test_a_finished_run_tells_how_it_ended(finished: Path) -> None:
     assert status.checkpoint == str(finished / "checkpoints" / f"round-{ROUNDS:05d}")
 
 
-def test_a_living_run_is_read_from_its_checkpoints_without_touching_its_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_living_run_is_read_from_its_checkpoints_and_asked_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, seen = tmp_path / "run", list[RunStatus]()
     at_step(monkeypatch, 21, lambda: seen.append(run_status(root)))
     at_step(monkeypatch, 1, lambda: seen.append(run_status(root)))
@@ -57,8 +58,39 @@ def test_a_living_run_is_read_from_its_checkpoints_without_touching_its_telemetr
     assert (first.phase, first.rounds, first.owner, first.checkpoint) == (Phase.STARTING, 0, me, None)
     assert (third.phase, third.rounds, third.owner) == (Phase.TRAINING, 2, me)
     assert third.env_steps_per_sec is not None
-    assert third.parts_lost is None
+    assert (third.parts_lost, third.parts_recovered, third.incidents, third.events_lost) == (0, 0, 0, 0)
     assert not third.is_resumable
+
+
+def test_a_living_run_that_does_not_answer_leaves_its_losses_open(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(finished, tmp_path / "run")
+    (root / ".owner").write_text(Owner("another-machine", 1).to_text())
+    (root / ADDRESS_FILE).write_text(json.dumps({"host": "another-machine", "port": 1, "token": "none"}))
+    status = run_status(root)
+    assert (status.parts_lost, status.parts_recovered, status.incidents, status.events_lost) == (None, None, None, None)
+    assert main(["status", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "- lost, - started again" in printed
+    assert "- events lost; incidents: -" in printed
+
+
+def test_a_living_run_tells_what_it_lost(finished: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(finished, tmp_path / "run")
+    connection = duckdb.connect(str(root / "telemetry.duckdb"))
+    connection.execute(
+        "INSERT INTO incidents VALUES (now()::TIMESTAMP, 'refused', 'the disk was full'), (now()::TIMESTAMP, 'refused', 'again')"
+    )
+    connection.execute("UPDATE high_water_marks SET dropped_events = 3 WHERE source = 'driver'")
+    answers = LiveAnswers(root, connection.cursor)
+    try:
+        (root / ".owner").write_text(Owner(platform.node(), os.getpid()).to_text())
+        status = run_status(root)
+    finally:
+        answers.close()
+        connection.close()
+    assert (status.parts_lost, status.incidents, status.events_lost) == (0, 2, 3)
 
 
 def test_a_run_that_vanished_is_told_to_have_died_and_can_be_resumed(
@@ -75,6 +107,27 @@ def test_a_run_that_vanished_is_told_to_have_died_and_can_be_resumed(
     assert f"continue with: esper resume {root}" in capsys.readouterr().out
     assert main(["status", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["phase"] == "died"
+
+
+def test_checkpoints_without_manifests_have_no_age(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = shutil.copytree(finished, tmp_path / "run")
+    for file in root.glob("telemetry*"):
+        file.unlink()
+    for file in root.glob("checkpoints/*/manifest.json"):
+        file.unlink()
+    status = run_status(root)
+    assert (status.rounds, status.checkpoint_age_sec, status.env_steps_per_sec) == (ROUNDS, None, None)
+    assert main(["status", str(root)]) == 0
+    assert f"rounds      {ROUNDS} of {ROUNDS}" in capsys.readouterr().out
+
+
+def test_an_owner_on_another_machine_is_believed_as_long_as_it_shows_signs_of_life(finished: Path, tmp_path: Path) -> None:
+    root, elsewhere = shutil.copytree(finished, tmp_path / "run"), Owner("node-7", 4)
+    lock = root / ".owner"
+    lock.write_text(elsewhere.to_text())
+    assert (run_status(root).owner, run_status(root).is_resumable) == (elsewhere, False)
+    os.utime(lock, (0, 0))
+    assert run_status(root).owner is None
 
 
 def test_what_a_file_does_not_record_is_unknown_and_what_it_records_is_counted(

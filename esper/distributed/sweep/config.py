@@ -12,7 +12,7 @@ import yaml
 
 from esper.distributed.config import RunConfig, config_from
 from esper.distributed.settings_file import read_settings
-from esper.distributed.sweep.space import Point, Space, nested, parse_space
+from esper.distributed.sweep.space import Point, Space, flat, lay, nested, parse_space
 from esper.karn.sweeps import OBJECTIVES
 from esper.leyline.load import ConfigError, dump, load, merge, parse_overrides, setting
 
@@ -30,6 +30,10 @@ MEASURES = {
 """Settings that define a metric: trials that differ in one are not comparable by it."""
 MUTABLE = ("ppo", "reward")
 """Sections that may change in the middle of a run, which population based training does."""
+SHARED = ("cluster", "checkpoint", "telemetry")
+"""Sections that all trials have in common: one session plays them, and their checkpoints and telemetry are the sweep's to keep."""
+COUNTING_ACTORS = ("rollout.num_envs", "rollout.envs_per_actor")
+"""Settings that say how many environment actors a run has."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,16 @@ class SchedulerConfig:
 class SweepConfig:
     """Everything a sweep depends on."""
 
+    name: str = setting("", "what the sweep is called, and the group of its runs in Weights & Biases; empty: as its file")
     base: str | None = setting(None, "YAML file of settings that all trials share, e.g. ../run/quick.yaml, relative to the sweep's file")
-    run: Mapping[str, Any] = setting(dict, "settings that all trials share, above those of `base`")
-    space: Mapping[str, Any] = setting(dict, "what varies: dotted setting → uniform, loguniform, randint or choice, and when")
+    run: Mapping[str, Any] = setting(
+        dict, "settings that all trials share, above those of `base`; on the command line e.g. run.rollout.rounds=10"
+    )
+    space: Mapping[str, Any] = setting(
+        dict,
+        "what varies: dotted setting → uniform, loguniform, randint or choice, and when; on the command line "
+        "'space.ppo.gamma={uniform: [0.9, 1.0]}' adds a parameter or replaces the file's, and space.ppo.gamma=null leaves it out",
+    )
     metric: str = setting("utility_recent", f"what is optimised: {', '.join(OBJECTIVES)}")
     mode: Literal["max", "min"] = setting("max", "whether more is better")
     recent_rounds: int = setting(3, "rounds that utility_recent averages", unit="rounds", ge=1)
@@ -73,10 +84,7 @@ class SweepConfig:
 class Sweep:
     """A sweep that has been checked."""
 
-    name: str
     config: SweepConfig
-    values: Mapping[str, Any]
-    """What all trials share, as nested mappings without defaults."""
     space: Space
     points: tuple[Point, ...] | None = None
     """The trials' points, where they are known beforehand."""
@@ -84,37 +92,41 @@ class Sweep:
     """Whether a finished trial's policy plays on hosts that it never trained on."""
 
     @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.config.name
+
+    @property
     def base(self) -> RunConfig:
         """The run without any change."""
-        return config_from(self.values)
+        return config_from(self.config.run)
 
     def run_config(self, point: Mapping[str, Any]) -> RunConfig:
         """The run at a point."""
-        return config_from(merge(self.values, nested(point)))
+        return config_from(merge(self.config.run, nested(point)))
 
 
-def read_sweep(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) -> Sweep:
+def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read and check a sweep file.
 
     Raises:
         ConfigError: If it cannot be read, or something in it is wrong.
     """
-    values = merge(read_settings(path), parse_overrides(overrides))
-    config = load(SweepConfig, values)
-    if config.base is not None:
-        shared = merge(read_settings(path.parent / config.base), config.run)
-        config = replace(config, base=None, run=shared)
-    return check_sweep(config, name or path.stem)
+    written, named = read_settings(path), parse_overrides(overrides)
+    config = load(SweepConfig, merge(written, named))
+    shared = config.run if config.base is None else merge(read_settings(path.parent / config.base), config.run)
+    space = lay(_space_of(written), _space_of(named))
+    return check_sweep(replace(config, name=config.name or path.stem, base=None, run=shared, space=space))
 
 
-def check_sweep(config: SweepConfig, name: str) -> Sweep:
+def check_sweep(config: SweepConfig) -> Sweep:
     """Check a sweep against the run's settings and draw its points where the search does not depend on results.
 
     Raises:
         ConfigError: Naming key, value and what would be right.
     """
     space = parse_space(config.space)
-    sweep = Sweep(name, config, config.run, space)
+    sweep = Sweep(config, space)
     base = sweep.base
     if base.checkpoint.uri is not None:
         raise ConfigError(f"checkpoint.uri={base.checkpoint.uri!r} would be shared by all trials; leave it out: Tune copies what they save")
@@ -122,6 +134,7 @@ def check_sweep(config: SweepConfig, name: str) -> Sweep:
         raise ConfigError(f"metric={config.metric!r} is measured in no round; there are {', '.join(OBJECTIVES)}")
     _check_comparability(config.metric, space)
     _check_parameters(sweep)
+    _check_placement(space, local=config.local)
     _check_scheduler(config, space, base)
     rng = np.random.default_rng(config.seed)
     for _ in range(NUM_TRIED):
@@ -142,6 +155,11 @@ def write_sweep(sweep: Sweep, path: Path) -> None:
     path.write_text(yaml.safe_dump(dump(sweep.config), sort_keys=False))
 
 
+def _space_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    given = values.get("space")
+    return flat(given) if isinstance(given, Mapping) else {}
+
+
 def _check_parameters(sweep: Sweep) -> None:
     """Both ends of every range, and every option, by itself and together with what its condition wants."""
     for parameter in sweep.space.parameters:
@@ -151,6 +169,22 @@ def _check_parameters(sweep: Sweep) -> None:
                 sweep.run_config({**needed, parameter.key: value})
             except ConfigError as error:
                 raise ConfigError(f"space.{parameter.key}.{parameter.kind}={list(parameter.values)!r}: {error}") from error
+
+
+def _check_placement(space: Space, *, local: bool) -> None:
+    """A trial's room is made from the settings that all share, before anybody knows its point."""
+    for key in space.keys:
+        section = next((section for section in SHARED if _is_within(key, section)), None)
+        if section is not None:
+            raise ConfigError(
+                f"space.{key} cannot vary: {section} says where runs are played and what is kept of them, which is the same for all "
+                f"trials; give it once, as run.{key}"
+            )
+        if not local and any(_is_within(key, counting) or _is_within(counting, key) for counting in COUNTING_ACTORS):
+            raise ConfigError(
+                f"space.{key} cannot vary with local=false: trials get room for one number of environment actors; set local=true, "
+                f"which plays every trial in one process, or fix it as run.{key}"
+            )
 
 
 def _check_point(sweep: Sweep, point: Point) -> None:

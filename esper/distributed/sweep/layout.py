@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.distributed.run_dir import RunDirError
+from esper.distributed.run_dir import RunDirError, require_lasting
 from esper.karn.sweeps import SWEEP_FILE
 
 
@@ -57,6 +56,11 @@ class SweepDir:
         return self.root / ".owner"
 
     @property
+    def place(self) -> Path:
+        """Says where the sweep was begun."""
+        return self.root / ".place"
+
+    @property
     def trials(self) -> Path:
         """One run folder per trial."""
         return self.root / "trials"
@@ -72,8 +76,7 @@ def create_sweep_dir(root: Path) -> SweepDir:
     Raises:
         RunDirError: If something lies there, it cannot be written, or it would be lost with a Ray job's working folder.
     """
-    if not root.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        raise RunDirError(f"--sweep-dir {root}: inside a Ray job give an absolute path; the job's working folder is deleted with it")
+    require_lasting(root, "--sweep-dir")
     folder = SweepDir(root.resolve())
     if folder.config.exists():
         raise RunDirError(
@@ -86,6 +89,28 @@ def create_sweep_dir(root: Path) -> SweepDir:
     except OSError as error:
         raise RunDirError(f"--sweep-dir {root} cannot be written: {error.strerror}") from error
     return folder
+
+
+def note_place(folder: SweepDir) -> None:
+    """Note where the sweep begins."""
+    folder.place.write_text(f"{folder.root}\n")
+
+
+def require_place(folder: SweepDir) -> None:
+    """Refuse to go on where Tune would look for the sweep elsewhere: trials that it has yet to make bear the path of the beginning.
+
+    Raises:
+        RunDirError: If that path no longer leads to the folder.
+    """
+    try:
+        begun = Path(folder.place.read_text().strip())
+    except FileNotFoundError:
+        return  # stopped before Tune began
+    if begun.resolve() != folder.root:
+        raise RunDirError(
+            f"{folder.root} was begun as {begun}, and Ray Tune keeps that path; move it back, or let the path lead here: "
+            f"ln -s {folder.root} {begun}"
+        )
 
 
 def open_sweep_dir(root: Path) -> SweepDir:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
@@ -10,8 +11,6 @@ from ray.tune import Callback
 from esper.karn.sweeps import RoundResult, SweepStore, TrialRecord
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from esper.distributed.sweep.config import Sweep
 
 MAX_ERROR = 500
@@ -29,9 +28,11 @@ class Recorder(Callback):  # type: ignore[misc]
     def __init__(self, sweep: Sweep, database: Path) -> None:
         self._sweep = sweep
         self._store = SweepStore(database)
+        self._playing: set[str] = set()
 
     def on_trial_start(self, *, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial begins, or goes on."""
+        self._playing.add(trial.trial_id)
         self._note(trials, trial, "running")
 
     def on_trial_result(self, *, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -49,23 +50,30 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, *, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial ended, by itself or by the scheduler's decision."""
+        self._playing.discard(trial.trial_id)
         self._note(trials, trial, self._end_of(trial))
 
     def on_trial_error(self, *, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial failed for the last time."""
+        self._playing.discard(trial.trial_id)
         error = _last_line(trial)
         self._note(trials, trial, "failed", error)
-        print(f"trial {_number(trials, trial.trial_id)} failed: {error}", flush=True)
+        print(f"trial {_number(trials, trial.trial_id)} failed: {error or 'Tune did not say why'}", flush=True)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
-        """Nothing more comes; note what a fault may have kept from being noted, and forget trials that it made Tune forget."""
+        """Nothing more comes; note what a fault may have kept from being noted, and forget trials that it made Tune forget.
+
+        A trial that is still being played ends because the user stopped the sweep, and goes on with it.
+        """
         self._store.keep_trials([trial.trial_id for trial in trials])
         known = {table.record.trial_id: table.last for table in self._store.trials()}
         for trial in trials:
             if trial.status == "TERMINATED":
                 if trial.last_result and "rounds" in trial.last_result:
                     self._catch_up(trial, known.get(trial.trial_id))
-                self._note(trials, trial, self._end_of(trial))
+                end = self._end_of(trial)
+                if end == "completed" or trial.trial_id not in self._playing:
+                    self._note(trials, trial, end)
             elif trial.status == "ERROR":
                 self._note(trials, trial, "failed", _last_line(trial))
 
@@ -92,9 +100,16 @@ def _number(trials: list[Any], trial_id: str | None) -> int:
 
 
 def _last_line(trial: Any) -> str | None:
-    error = trial.get_error()
-    lines = [line for line in str(error).strip().splitlines() if line.strip()] if error else []
-    return lines[-1].strip()[:MAX_ERROR] if lines else None
+    """What the newest error ends with; while the sweep goes on, Tune has it in a file of its own and not yet in the sweep's folder."""
+    lines = [line.strip() for line in (_noted_error(trial) or trial.get_error() or "").splitlines() if line.strip()]
+    return lines[-1][:MAX_ERROR] if lines else None
+
+
+def _noted_error(trial: Any) -> str | None:
+    try:
+        return Path(trial.error_file).read_text(errors="replace") if trial.error_file else None
+    except FileNotFoundError:
+        return None
 
 
 def _describe(point: dict[str, Any]) -> str:

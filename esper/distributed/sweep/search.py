@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esper.distributed.executor import ClusterError, RunFailedError
-from esper.distributed.run_dir import RunDirError, claim, release
+from esper.distributed.run_dir import RunDirError, claim, missing_folders, release, remove_folders, require_lasting
 from esper.distributed.sweep.config import Sweep, read_sweep, write_sweep
-from esper.distributed.sweep.layout import SweepDir, create_sweep_dir, open_sweep_dir
+from esper.distributed.sweep.layout import SweepDir, create_sweep_dir, note_place, open_sweep_dir, require_place
 from esper.karn.sweeps import SweepStore
 from esper.leyline.load import ConfigError
 
@@ -34,6 +34,7 @@ def start_sweep(sweep: Sweep, root: Path) -> bool:
         ClusterError: If a trial asks for more than the cluster has; `root` is then as it was.
         RunFailedError: If no trial came to a result.
     """
+    made = missing_folders(root)
     folder = create_sweep_dir(root)
     with _claimed(folder):
         try:
@@ -41,6 +42,7 @@ def start_sweep(sweep: Sweep, root: Path) -> bool:
         except (ClusterError, ConfigError):
             if not folder.tune.exists():
                 _clear(folder)
+                remove_folders(made)
             raise
 
 
@@ -48,9 +50,10 @@ def resume_sweep(root: Path) -> bool:
     """Play what is left of a sweep; returns whether the user stopped it.
 
     Raises:
-        RunDirError: If there is no sweep in `root`, or another process plays it.
+        RunDirError: If there is no sweep in `root`, it was moved, another process plays it, or a Ray job's end would delete it.
         RunFailedError: If no trial came to a result.
     """
+    require_lasting(root, "--resume")
     folder = open_sweep_dir(root)
     with _claimed(folder):
         return _play(stored_sweep(folder), folder, resume=True)
@@ -58,7 +61,7 @@ def resume_sweep(root: Path) -> bool:
 
 def stored_sweep(folder: SweepDir) -> Sweep:
     """The sweep that a folder holds."""
-    return read_sweep(folder.config, name=folder.root.name)
+    return read_sweep(folder.config)
 
 
 def confirm(folder: SweepDir, sweep: Sweep, winner: Point, num_seeds: int) -> bool:
@@ -97,15 +100,19 @@ def confirmation_plan(sweep: Sweep, winner: Point, num_seeds: int) -> Sweep:
     first = sweep.base.seed + FIRST_SEED
     points = tuple({**point, "seed": seed} for seed in range(first, first + num_seeds) for point in (winner, {}))
     scheduler = replace(sweep.config.scheduler, kind="none")
-    config = replace(sweep.config, search="random", scheduler=scheduler, num_trials=len(points))
-    return replace(sweep, name=f"{sweep.name}-confirm", config=config, points=points, evaluates=True)
+    name = f"{sweep.name}-confirm"
+    config = replace(sweep.config, name=name, search="random", scheduler=scheduler, num_trials=len(points))
+    return replace(sweep, config=config, points=points, evaluates=True)
 
 
 def _play(sweep: Sweep, folder: SweepDir, *, resume: bool) -> bool:
     from esper.distributed.sweep.tuner import run_sweep  # takes seconds to import
 
-    if not resume:
+    if resume:
+        require_place(folder)
+    else:
         write_sweep(sweep, folder.config)
+        note_place(folder)
     store = SweepStore(folder.database)
     store.create()
     was_interrupted = run_sweep(sweep, folder, resume=resume)
@@ -135,6 +142,7 @@ def _claimed(folder: SweepDir) -> Iterator[None]:
 
 def _clear(folder: SweepDir) -> None:
     """Take back a folder in which nothing has happened, so that the same command can be given again."""
-    for path in (folder.config, folder.database):
+    for path in (folder.config, folder.place, folder.database):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder.trials, ignore_errors=True)
+    release(folder.lock)

@@ -114,6 +114,29 @@ def parse_space(values: Mapping[str, Any]) -> Space:
     return Space(tuple(parsed.values()))
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The `space` section with dotted settings as keys, where the command line or a file has nested it by sections."""
+    result: dict[str, Any] = {}
+    for key, spec in values.items():
+        if _is_section(spec):
+            result |= flat(spec, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = spec
+    return result
+
+
+def lay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay parameters upon those of a file: each one is replaced as a whole, in its place, and None leaves it out.
+
+    Raises:
+        ConfigError: If something is left out that is not there.
+    """
+    missing = [key for key, spec in over.items() if spec is None and key not in base]
+    if missing:
+        raise ConfigError(f"space.{missing[0]}=null leaves out what does not vary; the file has {', '.join(base) or 'nothing'}")
+    return {key: spec for key, spec in {**base, **over}.items() if spec is not None or key not in over}
+
+
 def nested(point: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted settings as nested mappings."""
     result: dict[str, Any] = {}
@@ -124,6 +147,13 @@ def nested(point: Mapping[str, Any]) -> dict[str, Any]:
             level = level.setdefault(parent, {})
         level[name] = value
     return result
+
+
+def _is_section(spec: Any) -> bool:
+    """Whether a mapping holds parameters and is none itself: it names no distribution, nor something unknown with ends or options."""
+    if not isinstance(spec, Mapping) or not spec or any(name in spec for name in (*KINDS, WHEN)):
+        return False
+    return not any(isinstance(part, list) for part in spec.values())
 
 
 def _parse_parameter(key: str, spec: Any, known: Mapping[str, Parameter]) -> Parameter:

@@ -274,9 +274,10 @@ def _quieten() -> None:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: Tune notes how far it is and ends."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Let SIGTERM do what Ctrl-C does: Tune notes how far it is and ends. Tune's own answer to Ctrl-C, which it leaves behind, goes too."""
+    previous = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
+            signal.signal(number, handler)

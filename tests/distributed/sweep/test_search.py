@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from esper.distributed.executor import ClusterError
 from esper.distributed.run_dir import Owner, RunDirBusyError, RunDirError
 from esper.distributed.sweep import tuner
 from esper.distributed.sweep.config import write_sweep
@@ -80,4 +81,21 @@ def test_a_sweep_has_its_folder_while_it_is_played_and_lets_go_of_it(
         start_sweep(tiny_sweep(tmp_path), folder.root) if is_new else resume_sweep(folder.root)
     assert owners == [Owner(platform.node(), os.getpid()).to_text()]
     assert not folder.lock.exists()
-    assert not is_new or not any(folder.root.iterdir())
+    assert folder.root.exists() is not is_new
+
+
+def test_a_refused_sweep_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise ClusterError("no cluster there")
+
+    monkeypatch.setattr(tuner, "run_sweep", refuse)
+    with pytest.raises(ClusterError):
+        start_sweep(tiny_sweep(tmp_path), tmp_path / "sweeps" / "first")
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_ray_job_does_not_go_on_with_a_sweep_where_it_would_be_lost(stored: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(stored.root.parent)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(RunDirError, match=r"--resume .*: inside a Ray job give an absolute path"):
+        resume_sweep(stored.root.relative_to(stored.root.parent))

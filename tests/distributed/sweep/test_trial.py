@@ -13,11 +13,14 @@ from esper.distributed.run_dir import Owner, RunDir, RunDirError
 from esper.distributed.session import train_run
 from esper.distributed.story import RunStory
 from esper.distributed.sweep import trial as trial_module
+from esper.distributed.sweep.config import read_sweep, write_sweep
+from esper.distributed.sweep.layout import SweepDir
+from esper.distributed.sweep.search import confirmation_plan, stored_sweep
 from esper.distributed.sweep.trial import SweepTrial, trial_config
 from esper.karn.queries import learning_curve
 from esper.karn.store import Store
 from tests.distributed.runs import at_step, weights
-from tests.distributed.sweep.sweeps import EPOCHS, NUM_ENVS, ROUNDS, tiny_sweep
+from tests.distributed.sweep.sweeps import EPOCHS, NUM_ENVS, ROUNDS, tiny_sweep, write_tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +32,19 @@ POINT = {"ppo.learning_rate": 0.003, "ppo.epochs": 2}
 
 def config_of(tmp_path: Path, **changes: float) -> RunConfig:
     return trial_config(tiny_sweep(tmp_path), POINT | changes)
+
+
+def test_the_runs_of_a_sweep_are_one_group_in_weights_and_biases(tmp_path: Path) -> None:
+    sweep = tiny_sweep(tmp_path, {"run": {"telemetry": {"wandb": "offline"}}})
+    stored = SweepDir(tmp_path / "any-folder")
+    stored.root.mkdir()
+    write_sweep(sweep, stored.config)
+    for one in (sweep, stored_sweep(stored)):
+        telemetry = trial_config(one, POINT).telemetry
+        assert (telemetry.wandb, telemetry.wandb_group) == ("offline", "tiny")
+    named = read_sweep(write_tiny(tmp_path), ["name=widths"])
+    assert trial_config(named, POINT).telemetry.wandb_group == "widths"
+    assert trial_config(confirmation_plan(named, POINT, 2), POINT).telemetry.wandb_group == "widths-confirm"
 
 
 def test_a_trial_is_the_run_that_train_would_play(tmp_path: Path) -> None:

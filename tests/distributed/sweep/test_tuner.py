@@ -80,7 +80,7 @@ def test_a_trial_that_no_machine_can_hold_is_refused_and_leaves_nothing(tmp_path
     printed = capsys.readouterr().err
     assert "a trial asks for 500 CPU" in printed
     assert "(run.cluster.env_cpus)" in printed
-    assert not any(root.iterdir())
+    assert not root.exists()
     assert not ray.is_initialized()
 
 
