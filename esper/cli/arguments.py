@@ -25,7 +25,7 @@ def add_short_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, metavar="N", help="root of all randomness (default: 0)")
     command.add_argument("--slots", metavar="IDS", help="only these slots may grow, e.g. r0c0,r0c2 (default: all of the host)")
     command.add_argument("--telemetry", choices=("off", "light", "normal", "full"), help="how much is recorded (default: normal)")
-    command.add_argument("--legacy-events", action="store_true", help="also record renamed events under the names they had before")
+    command.add_argument("--legacy-events", action="store_true", help="record renamed events under old names too; raw_events shows both")
 
 
 def overrides(options: argparse.Namespace) -> list[str]:

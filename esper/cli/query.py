@@ -9,7 +9,7 @@ from esper.cli.main import OK
 from esper.distributed.run_dir import RunDirError
 from esper.karn.live import MOST, ask_live
 from esper.karn.report.rendering import render
-from esper.karn.sandbox import QueryError, QueryLimits
+from esper.karn.sandbox import LONGEST_SEC, QueryError, QueryLimits
 from esper.karn.store import Store, StoreError
 from esper.leyline.load import ConfigError
 
@@ -29,9 +29,10 @@ def run_query(options: argparse.Namespace) -> int:
         RunDirError: If there is no telemetry that can be read.
         ConfigError: If the statement is refused or wrong, or a limit is.
     """
-    for name, value in (("--max-rows", options.max_rows), ("--timeout", options.timeout)):
-        if value <= 0:
-            raise ConfigError(f"{name} {value:g} should be above 0")
+    if options.max_rows < 1:
+        raise ConfigError(f"--max-rows {options.max_rows} should be above 0")
+    if not 0.0 < options.timeout <= LONGEST_SEC:
+        raise ConfigError(f"--timeout {options.timeout:g} should be above 0 and at most {LONGEST_SEC:g} seconds")
     try:
         found = _ask(options.run_dir, VIEWS if options.sql is None else options.sql, QueryLimits(options.max_rows, options.timeout))
     except StoreError as error:

@@ -23,7 +23,7 @@ def run_report(options: argparse.Namespace) -> int:
     """Write the page and say where it lies.
 
     Raises:
-        RunDirError: If there is no telemetry that can be read, or the page cannot be written.
+        RunDirError: If there is no telemetry that can be read, the comparison beside it is damaged, or the page cannot be written.
     """
     root = options.run_dir.parent if options.run_dir.is_file() else options.run_dir
     paths = RunDir(root)
@@ -45,4 +45,12 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _comparison(path: Path) -> list[PolicyRow]:
     """The closing comparison as rows; none where the run had none, or is not over."""
-    return rows_of(json.loads(path.read_text())) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return rows_of(json.loads(path.read_text()))
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise RunDirError(f"{path} is no comparison of policies: {what}; a report can be made without it") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +36,18 @@ def run_wandb(options: argparse.Namespace) -> int:
 
     Raises:
         RunDirError: If there is no telemetry that can be read.
-        ConfigError: If the library refuses.
+        ConfigError: If the library refuses, or the run's settings are damaged.
     """
     from esper.nissa.sinks.base import SinkUnavailableError
     from esper.nissa.sinks.wandb import open_wandb  # takes seconds
     from esper.nissa.sinks.wandb_label import RunLabel
 
-    paths = RunDir(options.run_dir)
+    paths = RunDir(options.run_dir.parent if options.run_dir.is_file() else options.run_dir)
     config = dict(read_settings(paths.config)) if paths.config.exists() else {}
-    project = options.project or config.get("telemetry", {}).get("wandb_project", "esper")
+    telemetry = config.get("telemetry") or {}
+    if not isinstance(telemetry, Mapping):
+        raise ConfigError(f"{paths.config}: telemetry: expected a mapping of settings, got {telemetry!r}")
+    project = options.project or telemetry.get("wandb_project", "esper")
     try:
         with Store.open(options.run_dir) as store:
             folder = paths.root / FOLDER

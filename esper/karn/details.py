@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from esper.karn.records import as_record
+from esper.karn.records import IS_TRAINING, ROUND, as_record
 from esper.leyline.reward import PARTS
 
 if TYPE_CHECKING:
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 REWARD_PARTS = (*PARTS, "stage_bonus")
 """Columns of `rewards` that add up to the total; the last one is 0 but in runs of earlier versions."""
 
+_NEWEST = f"SELECT max({ROUND}) FROM tolaria_epochs WHERE {IS_TRAINING}"
+
 
 @dataclass(frozen=True, slots=True)
 class RewardRound:
     """What the rewards of one training round were made of."""
 
     round_idx: int
+    """Counted from 1."""
     num_steps: int
     mean_total: float
     """Per step, reward units."""
@@ -53,6 +56,7 @@ class SeedFates:
     """Seeds planted, kept and removed in one training round."""
 
     round_idx: int
+    """Counted from 1."""
     num_planted: int
     num_kept: int
     num_pruned: int
@@ -107,6 +111,8 @@ class Anomaly:
     event_type: str
     severity: str
     group_id: str
+    round_idx: int | None
+    """Training round that it was found in, counted from 1; None outside of one."""
     env_id: int | None
     detail: str
 
@@ -176,8 +182,8 @@ def reward_rounds(store: Store) -> list[RewardRound]:
     """Mean reward and its parts for every training round."""
     sums = ", ".join(f"avg({part}) AS {part}" for part in REWARD_PARTS)
     rows = store.rows(
-        f"SELECT {_ROUND} AS round_idx, count(*) AS num_steps, avg(total_reward) AS mean_total, {sums} FROM rewards "
-        f"WHERE {_IS_TRAINING} AND reward_components IS NULL GROUP BY ALL ORDER BY ALL"
+        f"SELECT {ROUND} AS round_idx, count(*) AS num_steps, avg(total_reward) AS mean_total, {sums} FROM rewards "
+        f"WHERE {IS_TRAINING} AND reward_components IS NULL GROUP BY ALL ORDER BY ALL"
     )
     used = [part for part in REWARD_PARTS if any(row[part] for row in rows)]
     return [RewardRound(row["round_idx"], row["num_steps"], row["mean_total"], {part: row[part] or 0.0 for part in used}) for row in rows]
@@ -186,26 +192,30 @@ def reward_rounds(store: Store) -> list[RewardRound]:
 def seed_fates(store: Store) -> list[SeedFates]:
     """Seeds planted, kept and removed in every training round."""
     sql = f"""
-        SELECT {_ROUND} AS round_idx,
+        SELECT {ROUND} AS round_idx,
                count(*) FILTER (event_type = 'SEED_GERMINATED') AS num_planted,
                count(*) FILTER (event_type = 'SEED_FOSSILIZED') AS num_kept,
                count(*) FILTER (event_type = 'SEED_PRUNED') AS num_pruned
-        FROM seed_lifecycle WHERE {_IS_TRAINING} GROUP BY ALL ORDER BY ALL
+        FROM seed_lifecycle WHERE {IS_TRAINING} GROUP BY ALL ORDER BY ALL
     """
     return [as_record(SeedFates, row) for row in store.rows(sql)]
 
 
-def last_round_seeds(store: Store, *, max_envs: int = 8) -> list[SeedEpoch]:
-    """Every seed at every epoch of the newest training round, of the first environments."""
+def last_round_envs(store: Store) -> list[int]:
+    """Environments that played in the newest training round, in order."""
+    sql = f"SELECT DISTINCT env_id FROM tolaria_epochs WHERE {IS_TRAINING} AND {ROUND} = ({_NEWEST}) ORDER BY env_id"
+    return [row["env_id"] for row in store.rows(sql)]
+
+
+def last_round_seeds(store: Store, *, max_envs: int | None = None) -> list[SeedEpoch]:
+    """Every seed at every epoch of the newest training round, of the first so many of `last_round_envs` or of all."""
     sql = f"""
-        WITH newest AS (SELECT max({_ROUND}) AS round_idx FROM tolaria_epochs WHERE {_IS_TRAINING})
         SELECT * FROM seed_states
-        WHERE {_IS_TRAINING} AND {_ROUND} = (SELECT round_idx FROM newest)
-          AND env_id IN (SELECT DISTINCT env_id FROM tolaria_epochs ORDER BY env_id LIMIT $1)
+        WHERE {IS_TRAINING} AND {ROUND} = ({_NEWEST}) AND list_contains($1, env_id)
         QUALIFY incarnation = max(incarnation) OVER (PARTITION BY env_id, episode_idx)
         ORDER BY env_id, slot_id, inner_epoch
     """
-    return [as_record(SeedEpoch, row) for row in store.rows(sql, [max_envs])]
+    return [as_record(SeedEpoch, row) for row in store.rows(sql, [last_round_envs(store)[:max_envs]])]
 
 
 def blueprint_scores(store: Store) -> list[BlueprintScore]:
@@ -240,7 +250,8 @@ def calibrations(store: Store) -> list[Calibration]:
 
 def anomalies(store: Store, *, limit: int = 200) -> list[Anomaly]:
     """The newest findings, newest first."""
-    return [as_record(Anomaly, row) for row in store.rows("SELECT * FROM anomalies ORDER BY timestamp DESC LIMIT $1", [limit])]
+    sql = f"SELECT *, CASE WHEN {IS_TRAINING} THEN {ROUND} END AS round_idx FROM anomalies ORDER BY timestamp DESC LIMIT $1"
+    return [as_record(Anomaly, row) for row in store.rows(sql, [limit])]
 
 
 def anomaly_counts(store: Store) -> dict[str, int]:
@@ -270,8 +281,3 @@ def process_lives(store: Store) -> list[ProcessLife]:
         GROUP BY source ORDER BY source
     """
     return [as_record(ProcessLife, row) for row in store.rows(sql)]
-
-
-_IS_TRAINING = "regexp_matches(group_id, '^train/learned/[0-9]+$')"
-_ROUND = "try_cast(split_part(group_id, '/', 3) AS BIGINT)"
-"""The round's number in a `group_id` such as `train/learned/7`."""

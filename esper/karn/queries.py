@@ -17,6 +17,7 @@ class LearningPoint:
     """One round. None is unmeasured."""
 
     round_idx: int
+    """Counted from 1."""
     episodes: int
     """Completed in the run so far."""
     env_steps: int | None
@@ -63,7 +64,8 @@ class Outcome:
     context: str
     split: str
     policy: str
-    utility: float
+    utility: float | None
+    """Points; None in streams of earlier versions, which had none."""
     final_accuracy: float
     test_accuracy: float | None
     param_ratio: float
@@ -93,7 +95,7 @@ class RunOverview:
     """Over the last tenth of training episodes, at least one."""
     num_anomalies: int
     dropped_events: int
-    """Events that telemetry lost because its buffers were full."""
+    """Events that telemetry lost because its buffers were full, or because they could not be encoded."""
     rejected_events: int
     """Events that did not fit their table; they are kept in `rejected_batches`."""
     num_incidents: int
@@ -152,7 +154,7 @@ def run_overview(store: Store) -> RunOverview:
     rejects = store.rows("SELECT coalesce(sum(num_events), 0)::BIGINT AS num FROM rejected_batches")[0]
     anomalies = store.rows("SELECT count(*) AS num FROM anomalies")[0]
     incidents = store.rows("SELECT count(*) AS num FROM incidents")[0]
-    utilities = [outcome.utility for outcome in outcomes(store, "train")]
+    utilities = [outcome.utility for outcome in outcomes(store, "train") if outcome.utility is not None]
     recent = utilities[-max(len(utilities) // 10, 1) :]
     return RunOverview(
         started_at=first.get("timestamp"),

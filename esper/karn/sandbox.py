@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ CONFINED = {
     "lock_configuration": "true",
 }
 """Settings of a connection from which no statement reaches another file, the network, this process's objects or its own limits."""
-READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+LONGEST_SEC = 86_400.0
+"""Largest time limit."""
+_EXPLAIN = re.compile(r"\s*EXPLAIN\b(?:\s+ANALYZE\b)?(?:\s*\(\s*(?:ANALYZE|FORMAT)\b[\w\s,]*\))?", re.IGNORECASE)
+"""What stands before the statement that is explained; a comment among it is not understood, so that none can hide a statement."""
 
 
 class QueryError(ValueError):
@@ -33,10 +37,21 @@ class QueryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """How much one statement may take."""
+    """How much one statement may take.
+
+    Raises:
+        QueryError: If a limit is not above 0, or the time is longer than a day.
+    """
 
     max_rows: int = 10_000
     timeout_sec: float = 30.0
+    """After which it is told to stop, which it does between two batches of rows: one huge value is made to its end."""
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise QueryError(f"a query's rows are limited to a number from 1 on, got {self.max_rows}")
+        if not 0.0 < self.timeout_sec <= LONGEST_SEC:
+            raise QueryError(f"a query's time is limited to above 0 and at most {LONGEST_SEC:g} s, got {self.timeout_sec:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +93,26 @@ def answer(connection: Any, sql: str, limits: QueryLimits) -> Answer:
 
 
 def _single_statement(connection: Any, sql: str) -> Any:
+    """The statement to run. Only what reads, or explains what reads: `EXPLAIN ANALYZE` runs what it explains."""
+    statement = _extracted(connection, sql)
+    what = statement
+    if statement.type == duckdb.StatementType.EXPLAIN:
+        prefix = _EXPLAIN.match(statement.query)
+        what = _extracted(connection, statement.query[prefix.end() :] if prefix else "")
+    if what.type == duckdb.StatementType.MULTI:
+        raise QueryError("PIVOT would write a type first; name the columns, as in PIVOT … ON x IN (a, b) …")
+    if what.type != duckdb.StatementType.SELECT:
+        raise QueryError(f"expected a statement that reads (SELECT, WITH, FROM, DESCRIBE, or EXPLAIN of one), got {what.type.name}")
+    return statement
+
+
+def _extracted(connection: Any, sql: str) -> Any:
     try:
         statements = connection.extract_statements(sql)
     except duckdb.Error as error:
         raise QueryError(str(error).strip()) from error
     if len(statements) != 1:
         raise QueryError(f"expected one statement, got {len(statements)}")
-    if statements[0].type not in READING:
-        raise QueryError(f"expected a statement that reads (SELECT, WITH, FROM, DESCRIBE, EXPLAIN), got {statements[0].type.name}")
     return statements[0]
 
 

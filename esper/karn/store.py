@@ -24,6 +24,10 @@ OWNED_ELSEWHERE = ("Could not set lock", "Conflicting lock", "different configur
 """What DuckDB says where another process, or another connection of this one, has the file open for writing."""
 DAMAGED = "Corrupt database file"
 """What DuckDB says of a block that is not as it was written."""
+UNLIKE = (duckdb.CatalogException, duckdb.BinderException, duckdb.ConversionException)
+"""What it raises where tables or columns are not those of telemetry."""
+_MAGIC, _MAGIC_AT = b"DUCK", 8
+"""Bytes of every DuckDB file, and where they stand."""
 
 
 class StoreError(RuntimeError):
@@ -83,6 +87,7 @@ class Store:
 
     @classmethod
     def _open_file(cls, path: Path) -> Self:
+        _require_duckdb(path)
         connection = None
         try:
             connection = connect_confined(path)
@@ -122,13 +127,15 @@ class Store:
         """Run a query; timestamps are UTC.
 
         Raises:
-            StoreError: If the file turns out to be damaged where the query reads.
+            StoreError: If the file turns out to be damaged where the query reads, or has no such table or column.
         """
         try:
             return self._connection.sql(sql, params=list(parameters)).to_arrow_table()
         except duckdb.Error as error:
             if DAMAGED in str(error):
                 raise StoreError(f"{self.path} cannot be read: {str(error).strip()}") from error
+            if isinstance(error, UNLIKE):
+                raise StoreError(f"{self.path} does not hold what Esper's telemetry does: {str(error).strip()}") from error
             raise
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
@@ -147,11 +154,23 @@ class Store:
         self.close()
 
 
+def _require_duckdb(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(_MAGIC_AT + len(_MAGIC))
+    except OSError:
+        return  # opening it as a database tells why
+    if not start.endswith(_MAGIC):
+        raise StoreError(f"{path} cannot be read: it is no DuckDB file, so no telemetry of Esper's, or its beginning is damaged")
+
+
 def _require_telemetry(connection: Any, path: Path) -> None:
     tables = {table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     if not tables >= {"schema_version", "high_water_marks"}:
         raise StoreError(f"{path} is a DuckDB file, but not one of Esper's telemetry")
     found = connection.execute("SELECT max(version) FROM schema_version").fetchall()[0][0]
+    if not isinstance(found, int | None):
+        raise StoreError(f"{path} is a DuckDB file, but not one of Esper's telemetry: its schema version is {found!r}")
     if found is not None and found > NEWEST_SCHEMA:
         raise StoreError(f"{path} has schema version {found}; this Esper reads up to {NEWEST_SCHEMA}; use the newer one")
 

@@ -29,6 +29,8 @@ MAX_VALUE_LOSS = 5.0
 """In squared standard deviations of the returns, so that 0.5 is a critic that knows only their mean."""
 MAX_BELLMAN_ERROR = 5.0
 """In variances of the returns."""
+MIN_SPREAD_EPISODES = 4
+"""Episodes of a round from which the spread of their returns is a measure for errors; two may happen to return nearly the same."""
 GRADIENT_WARNING, GRADIENT_ERROR = 50.0, 100.0
 """Norm before clipping, as a mean over the steps of a pass."""
 MAX_KL, EXTREME_KL = 0.1, 0.5
@@ -75,9 +77,12 @@ class Anomaly:
 
 
 def update_anomalies(report: UpdateReport) -> tuple[Anomaly, ...]:
-    """Everything wrong with one update by itself. Explained variance is a diagnostic and raises no alarm."""
+    """Everything wrong with one update by itself. Explained variance is a diagnostic and raises no alarm.
+
+    Value loss and Bellman error are errors in units of the returns' spread, and judged from `MIN_SPREAD_EPISODES` on.
+    """
     found = [anomaly for index, done in enumerate(report.passes, start=1) for anomaly in _pass_findings(done, index)]
-    return (*found, *_round_findings(report))
+    return (*found, *(_value_findings(report) if report.num_episodes >= MIN_SPREAD_EPISODES else ()))
 
 
 class UpdateMonitor:
@@ -151,9 +156,6 @@ def anomaly_payload(anomaly: Anomaly, *, batch: int, episode: int, total_episode
 def _pass_findings(done: PassReport, index: int) -> Iterator[Anomaly]:
     yield from _ratio_findings(done, index)
     yield from _gradient_findings(done, index)
-    if done.value_loss > MAX_VALUE_LOSS:
-        detail, evidence = f"value loss {done.value_loss:.3g} is above {MAX_VALUE_LOSS}", {"value_loss": done.value_loss}
-        yield Anomaly(TelemetryEventType.VALUE_COLLAPSE_DETECTED, "value_collapse", index, detail, "stability", evidence)
     entropy = done.policy.entropy
     if entropy is not None and entropy < LOW_ENTROPY:
         detail = f"mean entropy {entropy:.3g} is below {LOW_ENTROPY}"
@@ -216,7 +218,12 @@ def _layer_findings(done: PassReport, index: int) -> Iterator[Anomaly]:
         yield Anomaly(TelemetryEventType.GRADIENT_PATHOLOGY_DETECTED, "gradient_pathology", index, detail, "gradient", sick)
 
 
-def _round_findings(report: UpdateReport) -> Iterator[Anomaly]:
+def _value_findings(report: UpdateReport) -> Iterator[Anomaly]:
+    """Errors of the critic in units of the returns' spread; the caller asks only of a round with `MIN_SPREAD_EPISODES`."""
+    for index, done in enumerate(report.passes, start=1):
+        if done.value_loss > MAX_VALUE_LOSS:
+            detail, evidence = f"value loss {done.value_loss:.3g} is above {MAX_VALUE_LOSS}", {"value_loss": done.value_loss}
+            yield Anomaly(TelemetryEventType.VALUE_COLLAPSE_DETECTED, "value_collapse", index, detail, "stability", evidence)
     values = report.values
     if values.ev_low_return_variance or report.is_std_floored:
         return  # errors in units of a spread that is hardly there would be large for no reason

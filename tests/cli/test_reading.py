@@ -78,6 +78,8 @@ def test_without_a_statement_the_views_are_named(recorded: Path, capsys: Capture
         (["DROP TABLE heartbeat"], "DROP"),
         (["SELECT 1", "--max-rows", "0"], "--max-rows 0"),
         (["SELECT 1", "--timeout", "-1"], "--timeout -1"),
+        (["SELECT 1", "--timeout", "inf"], "--timeout inf"),
+        (["SELECT 1", "--timeout", "nan"], "--timeout nan"),
     ],
 )
 def test_a_wrong_query_is_refused(recorded: Path, capsys: Captured, arguments: list[str], complaint: str) -> None:
@@ -104,6 +106,39 @@ def test_a_report_lies_in_the_run_or_where_it_is_wanted(recorded: Path, tmp_path
     assert main(["report", str(recorded), "--out", str(out)]) == 0
     assert str(out) in capsys.readouterr().out
     assert "Run of image-mix" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"summaries": [{"policy": "a"}]}', '{"summaries": [{"policy": "a", "mean": 1}], "outcomes": {"a": []}}', "\\xff"],
+)
+def test_a_damaged_comparison_is_named(recorded: Path, tmp_path: Path, capsys: Captured, content: str) -> None:
+    run = shutil.copytree(recorded, tmp_path / "run")
+    (run / "comparison.json").write_text(content)
+    assert main(["report", str(run)]) == 2
+    assert f"{run / 'comparison.json'} is no comparison of policies" in capsys.readouterr().err
+
+
+def test_damaged_settings_are_named_before_an_upload(recorded: Path, tmp_path: Path, capsys: Captured) -> None:
+    run = shutil.copytree(recorded, tmp_path / "run")
+    (run / "config.yaml").write_text("telemetry: 5\n")
+    assert main(["wandb", "upload", str(run), "--mode", "offline"]) == 2
+    assert f"{run / 'config.yaml'}: telemetry: expected a mapping" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["query", "report", "wandb"])
+def test_a_telemetry_file_stands_for_its_run(
+    recorded: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = shutil.copytree(recorded, tmp_path / "run")
+    file = str(run / "telemetry.duckdb")
+    rest = {"query": [file, "SELECT task FROM runs"], "report": [file], "wandb": ["upload", file, "--mode", "offline"]}[command]
+    assert main([command, *rest]) == 0
+    wandb.teardown()
+    expected = {"query": "image-mix", "report": str(run / "report.html"), "wandb": str(run / "wandb-upload")}[command]
+    assert expected in capsys.readouterr().out
 
 
 def test_a_stored_run_becomes_a_run_in_weights_and_biases(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

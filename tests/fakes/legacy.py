@@ -132,6 +132,27 @@ OLD_EVENTS: tuple[tuple[str, dict[str, Any]], ...] = (
             **REWARD_PARTS,
         },
     ),
+    (
+        "REWARD_COMPUTED",
+        {
+            "env_id": 1,
+            "total_reward": 0.45,
+            "action_name": "WAIT",
+            "value_estimate": 0.2,
+            "action_confidence": 0.7,
+            "slot_states": {
+                "r0c0": {
+                    "stage": "PROBATIONARY",
+                    "blueprint_id": "conv_light",
+                    "alpha": 1.0,
+                    "epochs_in_stage": 2,
+                    "seed_params": 37000,
+                    "improvement": 3.0,
+                    "tempo": 5,
+                }
+            },
+        },
+    ),
     ("ANALYTICS_SNAPSHOT", {"kind": "action_distribution", "action_counts": {"WAIT": 5, "GERMINATE": 2}}),
     (
         "COUNTERFACTUAL_MATRIX_COMPUTED",
@@ -153,9 +174,6 @@ OLD_EVENTS: tuple[tuple[str, dict[str, Any]], ...] = (
             "num_contributing_fossilized": 1,
             "episode_reward": 0.0,
             "stability_score": 0.9,
-            "context": "",
-            "split": "train",
-            "utility": 61.5,
         },
     ),
     ("PLATEAU_DETECTED", TREND),

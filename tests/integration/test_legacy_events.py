@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from esper.karn.report.run_page import write_run_page
 from esper.karn.store import Store
 from esper.karn.views.catalogue import view_statements
 from esper.leyline.telemetry import LEGACY_EVENT_NAMES, LEGACY_NAME_OF, TelemetryEvent
@@ -33,7 +34,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_stream_has_every_kind_of_old_event() -> None:
     assert {name for name, _ in OLD_EVENTS} >= set(LEGACY_EVENT_NAMES)
-    assert len({name for name, _ in OLD_EVENTS}) == 25
+    assert len({name for name, _ in OLD_EVENTS}) == 26
 
 
 VIEWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,10 +45,10 @@ VIEWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo_updates": ("", {"value_loss": 0.9}),
     "tolaria_batches": ("", {"avg_reward": 0.0, "rolling_accuracy": 59.0}),
     "batch_epochs": ("", {"n_envs": 4}),
-    "decisions": ("", {"action_name": "WAIT", "total_reward": 0.0, "value_estimate": 0.2}),
-    "rewards": ("", {"total_reward": 0.0, "action_confidence": 0.7}),
-    "episode_outcomes": ("", {"final_accuracy": 61.5, "episode_reward": 0.0}),
-    "anomalies": ("WHERE event_type = 'TOLARIA_ROLLBACK'", {"detail": "loss", "env_id": 1}),
+    "decisions": ("WHERE event_type = 'ANALYTICS_SNAPSHOT'", {"action_name": "WAIT", "total_reward": 0.0, "value_estimate": 0.2}),
+    "rewards": ("WHERE event_type = 'ANALYTICS_SNAPSHOT'", {"total_reward": 0.0, "action_confidence": 0.7}),
+    "episode_outcomes": ("", {"final_accuracy": 61.5, "episode_reward": 0.0, "context": "", "split": "", "utility": None}),
+    "anomalies": ("WHERE event_type = 'TOLARIA_ROLLBACK'", {"detail": "governor_divergence: loss", "env_id": 1}),
     "seed_lifecycle": ("WHERE event_type = 'SEED_STAGE_CHANGED'", {"to_stage": "HOLDING", "accuracy_delta": 0.0}),
 }
 
@@ -68,18 +69,58 @@ def test_nothing_of_an_old_stream_is_lost(replayed: Path) -> None:
         (anomalies,) = store.rows("SELECT count(*) AS n FROM anomalies")
     assert count == {"n": len(OLD_EVENTS), "ids": len(OLD_EVENTS)}
     assert lifecycle["n"] == 5
-    assert anomalies["n"] == 8
+    assert anomalies["n"] == 10
 
 
 def test_contents_that_changed_shape_are_read_as_today(replayed: Path) -> None:
     with Store.open(replayed) as store:
         (epoch,) = store.rows("SELECT seeds FROM tolaria_epochs")
         (matrix,) = store.rows("SELECT configs FROM counterfactual_matrix_computed")
-        (reward,) = store.rows("SELECT reward_components FROM rewards")
+        (reward,) = store.rows("SELECT reward_components FROM rewards WHERE event_type = 'ANALYTICS_SNAPSHOT'")
+        (step,) = store.rows("SELECT slot_states FROM reward_computed")
     seed = dict(epoch["seeds"])["r0c0"]
     assert (seed["stage"], seed["num_parameters"], seed["accuracy_delta"], seed["age_epochs"]) == ("HOLDING", 37000, 0.0, None)
+    state = dict(step["slot_states"])["r0c0"]
+    assert (state["stage"], state["num_parameters"], state["accuracy_delta"], state["seed_id"]) == ("HOLDING", 37000, 3.0, "")
     assert [config["slots_on"] for config in matrix["configs"]] == [["r0c0"], []]
     assert dict(reward["reward_components"]) == REWARD_PARTS
+
+
+def old_line(name: str) -> dict[str, Any]:
+    return next(line for line in old_lines() if line["event_type"] == name)
+
+
+@pytest.mark.parametrize("mask", [[True], [True, False, True], 1])
+def test_a_mask_that_does_not_fit_the_slots_is_named(mask: Any) -> None:
+    line = old_line("COUNTERFACTUAL_MATRIX_COMPUTED")
+    data = line["data"] | {"configs": [{"seed_mask": [True, False], "accuracy": 61.0}, {"seed_mask": mask, "accuracy": 58.0}]}
+    with pytest.raises(ValueError, match=r"configs\[1\]\.seed_mask should have 2 flags"):
+        TelemetryEvent.from_dict(line | {"data": data})
+
+
+def test_a_mask_without_its_accuracy_is_named() -> None:
+    line = old_line("COUNTERFACTUAL_MATRIX_COMPUTED")
+    with pytest.raises(KeyError, match=r"configs\[0\]\.accuracy"):
+        TelemetryEvent.from_dict(line | {"data": line["data"] | {"configs": [{"seed_mask": [True, False]}]}})
+
+
+def test_a_state_that_names_its_seed_is_read_strictly() -> None:
+    line = old_line("REWARD_COMPUTED")
+    state = line["data"]["slot_states"]["r0c0"] | {"seed_id": "r0c0@1"}
+    with pytest.raises(ValueError, match="has no field"):
+        TelemetryEvent.from_dict(line | {"data": line["data"] | {"slot_states": {"r0c0": state}}})
+
+
+def test_a_report_can_be_made_of_an_old_stream(replayed: Path, tmp_path: Path) -> None:
+    with Store.open(replayed) as store:
+        assert "governor_divergence: loss" in write_run_page(store, tmp_path / "report.html").read_text()
+
+
+def test_what_stands_twice_in_raw_events_can_be_counted_once(tmp_path: Path) -> None:
+    root, _ = record(tmp_path, TelemetryConfig(legacy_events=True))
+    with Store.open(root) as store:
+        (found,) = store.rows("SELECT count(*) AS rows, count(DISTINCT event_id) AS events FROM raw_events")
+    assert found["rows"] > found["events"] == len(list(whole_run(3)))
 
 
 def record(folder: Path, config: TelemetryConfig) -> tuple[Path, MemorySink]:

@@ -3,17 +3,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from esper.karn import details
+from esper.karn.queries import learning_curve
+from esper.karn.steps import decisions, host_epochs
 from esper.karn.store import Store
 from esper.leyline.telemetry.infra import HeartbeatPayload
 from esper.leyline.telemetry.kasmina import SeedSnapshot
 from esper.leyline.telemetry.simic import RewardComputedPayload
-from esper.leyline.telemetry.tolaria import TolariaEpochPayload
-from tests.fakes.telemetry import event, record_run
+from esper.leyline.telemetry.tolaria import TolariaBatchPayload, TolariaEpochPayload
+from tests.fakes.telemetry import event, one_round, record_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from esper.leyline.telemetry import TelemetryEvent
@@ -32,7 +36,7 @@ def test_parts_of_rewards_add_up_round_by_round(tmp_path: Path) -> None:
     record_run(tmp_path, [[of_round(index, event("REWARD_COMPUTED", payload)) for index, payload in told]])
     with Store.open(tmp_path) as store:
         first, second = details.reward_rounds(store)
-    assert (first.round_idx, first.num_steps, first.mean_total) == (0, 2, 2.0)
+    assert (first.round_idx, first.num_steps, first.mean_total) == (1, 2, 2.0)
     assert first.parts == {"utility_change": 2.5, "compute_rent": -0.5, "pbrs_bonus": 0.0}
     assert sum(second.parts.values()) == pytest.approx(second.mean_total)
 
@@ -51,7 +55,10 @@ def test_the_newest_round_shows_every_seed_at_every_epoch(tmp_path: Path) -> Non
 
     record_run(tmp_path, [[epoch(index, env_id, number) for index in (0, 1) for env_id in (0, 1, 2) for number in (1, 2)]])
     with Store.open(tmp_path) as store:
-        seeds = details.last_round_seeds(store, max_envs=2)
+        seeds, everything = details.last_round_seeds(store, max_envs=2), details.last_round_seeds(store)
+        assert details.last_round_envs(store) == [0, 1, 2]
+    assert [one for one in everything if one.env_id < 2] == seeds
+    assert {one.env_id for one in everything} == {0, 1, 2}
     assert [(one.env_id, one.inner_epoch, one.alpha) for one in seeds] == [(0, 1, 0.25), (0, 2, 0.5), (1, 1, 0.25), (1, 2, 0.5)]
     assert {one.seed_id for one in seeds} == {"r0c0@1"}
 
@@ -73,12 +80,36 @@ def test_processes_are_told_apart_with_their_silences(tmp_path: Path) -> None:
     assert (second.source, second.longest_silence_sec, second.is_over) == ("b", None, False)
 
 
+def test_rounds_are_counted_alike_by_every_query(tmp_path: Path) -> None:
+    def events(index: int) -> Iterator[TelemetryEvent]:
+        for one in one_round(index, n_envs=2, rng=np.random.default_rng(index)):
+            data = one.data
+            if isinstance(data, TolariaBatchPayload):
+                data = replace(data, batch_idx=index + 1)
+            yield of_round(index, replace(one, data=data))
+
+    record_run(tmp_path, [[one for index in range(3) for one in events(index)]])
+    with Store.open(tmp_path) as store:
+        counted: list[list[int]] = [
+            [one.round_idx for one in learning_curve(store)],
+            [one.round_idx for one in details.reward_rounds(store)],
+            [one.round_idx for one in details.seed_fates(store)],
+        ]
+        assert counted == [[1, 2, 3]] * 3
+        for index in (1, 2, 3):
+            assert {one.round_idx for one in host_epochs(store, index)} == {one.round_idx for one in decisions(store, index)} == {index}
+            assert {one.episode_idx for one in host_epochs(store, index)} == {index - 1}
+
+
 def test_an_empty_run_has_empty_answers(empty_run_dir: Path) -> None:
     with Store.open(empty_run_dir) as store:
         for ask in (
             details.reward_rounds,
             details.seed_fates,
+            details.last_round_envs,
             details.last_round_seeds,
+            host_epochs,
+            decisions,
             details.blueprint_scores,
             details.slot_attributions,
             details.calibrations,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMITS = QueryLimits(max_rows=100, timeout_sec=20.0)
+PREFIXES = ("", "EXPLAIN ", "EXPLAIN ANALYZE ")
+NOT_READING = ("COMMIT", "ROLLBACK", "CHECKPOINT", "FORCE CHECKPOINT", "VACUUM", "LOAD json", "SET threads = 8")
 ENDLESS = "SELECT sum(a.range * b.range) FROM range(10000000) AS a, range(10000000) AS b"
 
 
@@ -60,7 +62,10 @@ def test_an_answer_has_what_was_stored_a_moment_ago(tmp_path: Path, sink: DuckDB
         ("SET memory_limit = '1TB'", "SET"),
         ("DELETE FROM heartbeat", "DELETE"),
         ("WITH gone AS (DELETE FROM heartbeat RETURNING 1) SELECT * FROM gone", "read-only|DELETE"),
-        ("COMMIT", "TRANSACTION"),
+        *[(f"{prefix}{statement}", "expected a statement that reads") for prefix in PREFIXES for statement in NOT_READING],
+        ("EXPLAIN ANALYZE DROP VIEW heartbeats", "DROP"),
+        ("EXPLAIN ANALYZE CREATE TEMP VIEW rewards AS SELECT 1", "CREATE"),
+        ("PIVOT heartbeat ON source USING count(*)", r"ON x IN \(a, b\)"),
         ("SELECT 1; DROP TABLE heartbeat", "one statement"),
         ("SELECT nope FROM runs", "nope"),
     ],

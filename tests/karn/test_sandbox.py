@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+PREFIXES = ("", "EXPLAIN ", "EXPLAIN ANALYZE ", "EXPLAIN (ANALYZE) ")
+NOT_READING = ("COMMIT", "ROLLBACK", "CHECKPOINT", "FORCE CHECKPOINT", "VACUUM", "LOAD json", "SET threads = 8")
+
 
 @pytest.fixture
 def store(run_dir: Path) -> Iterator[Store]:
@@ -53,11 +56,41 @@ def test_a_long_query_is_stopped_and_the_store_still_answers(store: Store) -> No
         ("SELEC 1", "syntax error"),
         ("SELECT nope FROM runs", "nope"),
         ("SELECT * FROM store", "store"),
+        ("EXPLAIN ANALYZE CREATE OR REPLACE TEMP VIEW rewards AS SELECT 1", "CREATE"),
+        ("EXPLAIN /* (ANALYZE) */ CREATE OR REPLACE TEMP VIEW rewards AS SELECT 1", "CREATE"),
+        ("EXPLAIN (ANALYZE /*) SELECT 1 --*/) CREATE OR REPLACE TEMP VIEW rewards AS SELECT 1", "syntax error"),
+        ("EXPLAIN ANALYZE DROP VIEW rewards", "DROP"),
+        ("EXPLAIN ANALYZE WITH gone AS (DELETE FROM heartbeat RETURNING 1) FROM gone", "read-only"),
+        *[(f"{prefix}{statement}", "expected a statement that reads") for prefix in PREFIXES for statement in NOT_READING],
+        ("PIVOT seed_lifecycle ON event_type USING count(*)", r"ON x IN \(a, b\)"),
+        ("EXPLAIN PIVOT seed_lifecycle ON event_type USING count(*)", r"ON x IN \(a, b\)"),
     ],
 )
 def test_what_does_not_read_telemetry_is_refused(store: Store, statement: str, complaint: str) -> None:
     with pytest.raises(QueryError, match=complaint):
         store.ask(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "EXPLAIN SELECT 1",
+        "explain analyze FROM runs",
+        "EXPLAIN (ANALYZE, FORMAT json) SELECT 1",
+        "EXPLAIN ANALYZE (SELECT 1)",
+        "EXPLAIN ANALYZE WITH x AS (SELECT 1) FROM x",
+        "DESCRIBE runs",
+        "PIVOT seed_lifecycle ON event_type IN ('SEED_GERMINATED', 'SEED_FOSSILIZED') USING count(*)",
+    ],
+)
+def test_what_reads_is_answered(store: Store, statement: str) -> None:
+    assert store.ask(statement).rows
+
+
+@pytest.mark.parametrize(("max_rows", "timeout_sec"), [(0, 1.0), (1, 0.0), (1, -1.0), (1, float("inf")), (1, float("nan")), (1, 1e300)])
+def test_a_limit_that_limits_nothing_is_refused(max_rows: int, timeout_sec: float) -> None:
+    with pytest.raises(QueryError, match="limited"):
+        QueryLimits(max_rows, timeout_sec)
 
 
 def test_memory_is_bounded(store: Store) -> None:

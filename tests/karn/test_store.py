@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
 
+from esper.karn.queries import run_overview
+from esper.karn.report.run_page import write_run_page
 from esper.karn.store import Store, StoreError
 from esper.leyline.telemetry.event import TelemetryEventType
 from esper.leyline.telemetry.schema import table_name
@@ -169,6 +173,42 @@ def test_an_old_file_gets_todays_tables_columns_and_views_and_stays_as_it_is(tmp
         kinds = store.rows("SELECT event_type FROM raw_events ORDER BY event_type")
     assert [row["event_type"] for row in kinds] == ["HEARTBEAT", "SEED_SANG"]
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("table", ["incidents", "rejected_batches"])
+def test_a_file_without_the_sinks_own_tables_is_reported_as_one_without_troubles(run_dir: Path, tmp_path: Path, table: str) -> None:
+    shutil.copyfile(run_dir / "telemetry.duckdb", tmp_path / "telemetry.duckdb")
+    with duckdb.connect(str(tmp_path / "telemetry.duckdb")) as old:
+        old.execute(f"DROP TABLE {table}")
+        old.execute("ALTER TABLE high_water_marks DROP COLUMN dropped_events")
+    with Store.open(tmp_path) as store:
+        overview = run_overview(store)
+        write_run_page(store, tmp_path / "report.html")
+    assert (overview.num_incidents, overview.rejected_events, overview.dropped_events) == (0, 0, 0)
+
+
+def test_a_foreign_file_with_tables_of_the_same_names_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.duckdb"
+    with duckdb.connect(str(path)) as foreign:
+        foreign.execute("CREATE TABLE schema_version (version INTEGER)")
+        foreign.execute("CREATE TABLE high_water_marks (a INTEGER)")
+        foreign.execute("CREATE TABLE tolaria_batch_completed (batch_idx VARCHAR[], env_steps VARCHAR[])")
+        foreign.execute("CREATE TABLE training_started (timestamp INTEGER[])")
+    with pytest.raises(StoreError, match=str(path)), Store.open(tmp_path) as store:
+        run_overview(store)
+    with duckdb.connect(str(path)) as foreign:
+        foreign.execute("CREATE OR REPLACE TABLE schema_version AS SELECT 'a' AS version")
+    with pytest.raises(StoreError, match="not one of Esper's telemetry"):
+        Store.open(tmp_path)
+
+
+def test_a_database_of_another_kind_is_no_telemetry(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.duckdb"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE t (a INTEGER)")
+        other.commit()
+    with pytest.raises(StoreError, match=f"{path} cannot be read: it is no DuckDB file"):
+        Store.open(tmp_path)
 
 
 def test_errors_survive_pickling() -> None:

@@ -8,7 +8,15 @@ import pytest
 
 from esper.leyline.rng import SeedTree
 from esper.leyline.telemetry.event import TelemetryEventType
-from esper.simic.anomalies import COLLAPSE_UPDATES, DRIFT_UPDATES, Anomaly, UpdateMonitor, anomaly_payload, update_anomalies
+from esper.simic.anomalies import (
+    COLLAPSE_UPDATES,
+    DRIFT_UPDATES,
+    MIN_SPREAD_EPISODES,
+    Anomaly,
+    UpdateMonitor,
+    anomaly_payload,
+    update_anomalies,
+)
 from esper.simic.config import PPOConfig
 from esper.simic.learner import Learner
 from tests.fakes.policy import FakePolicy
@@ -24,7 +32,7 @@ def healthy() -> UpdateReport:
     with SeedTree(0).torch_scope():
         learner = Learner(FakePolicy(NUM_CHANNELS, NUM_SLOTS), PPOConfig(epochs=2), SeedTree(0))
     play_round(World(0), learner, 0, groups=(0,))
-    return learner.update()
+    return replace(learner.update(), num_episodes=MIN_SPREAD_EPISODES)
 
 
 def second_pass(report: UpdateReport, **changes: dict[str, Any]) -> UpdateReport:
@@ -93,6 +101,14 @@ def test_a_bellman_error_is_judged_by_the_spread_of_the_returns(healthy: UpdateR
     assert kinds(update_anomalies(replace(healthy, values=wild))) == {("VALUE_COLLAPSE_DETECTED", "bellman_error")}
     assert update_anomalies(replace(healthy, values=replace(wild, return_std=2.0))) == ()
     assert update_anomalies(replace(healthy, values=wild, is_std_floored=True)) == ()
+
+
+def test_the_critic_is_not_judged_by_the_spread_of_two_episodes(healthy: UpdateReport) -> None:
+    sick = second_pass(healthy, done={"value_loss": 12.3})
+    wild = replace(sick, values=replace(healthy.values, bellman_error=20.3, return_std=1.0))
+    assert {anomaly.name for anomaly in update_anomalies(wild)} == {"value_collapse", "bellman_error"}
+    for num_episodes in (1, 2, MIN_SPREAD_EPISODES - 1):
+        assert update_anomalies(replace(wild, num_episodes=num_episodes)) == ()
 
 
 def collapsed(report: UpdateReport, entropy: float | None) -> UpdateReport:

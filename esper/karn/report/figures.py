@@ -41,7 +41,7 @@ def as_data_uri(figure: Any) -> str:
 def draw_lines(
     axes: Any, x: Sequence[Any], series: Mapping[str, Sequence[float | None]], *, title: str = "", y: str = "", x_label: str = ""
 ) -> bool:
-    """One line for each of `series` that has any value; gaps where None. Says so if there is nothing.
+    """One line for each of `series` that has any value, over whole numbers; gaps where None. Says so if there is nothing.
 
     Returns:
         Whether anything was drawn.
@@ -60,11 +60,17 @@ def draw_lines(
             markersize=3,
             label=name,
         )
+    whole_ticks(axes)
     if not known:
         say_empty(axes, "not measured in this run")
     elif len(series) > 1:
         axes.legend(fontsize=8, frameon=False, loc="best", ncols=1 if len(known) <= 4 else 2)
     return bool(known)
+
+
+def whole_ticks(axes: Any) -> None:
+    """Ticks of the horizontal axis at whole numbers only, one where there is one."""
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def label_axes(axes: Any, *, title: str, x: str, y: str) -> None:

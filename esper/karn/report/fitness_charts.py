@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper.karn.details import machine_readings, reward_rounds
 from esper.karn.queries import learning_curve
-from esper.karn.report.figures import COLOURS, GREY, draw_lines, label_axes, new_figure, say_empty
+from esper.karn.report.figures import COLOURS, GREY, draw_lines, label_axes, new_figure, say_empty, whole_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,9 @@ def reward_figure(store: Store) -> Any:
         below = [base + min(value, 0.0) for base, value in zip(below, values, strict=True)]
     axes.plot(places, [one.mean_total for one in rounds], color="#222222", marker="o", markersize=3, linewidth=1.4, label="total")
     axes.axhline(0.0, color=GREY, linewidth=0.8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.use_sticky_edges = False  # bars would leave no room above the highest total
+    axes.autoscale_view()
+    whole_ticks(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -73,7 +75,8 @@ def _draw_readings(axes: Any, readings: Sequence[MachineReading], names: Sequenc
         return
     for index, (label, points) in enumerate(lines.items()):
         axes.plot(*zip(*points, strict=True), color=COLOURS[index % len(COLOURS)], marker="o", markersize=3, linewidth=1.4, label=label)
-    axes.set_ylim(bottom=0.0)
+    highest = max(value for points in lines.values() for _, value in points)
+    axes.set_ylim(0.0, 1.06 * highest if highest > 0.0 else 1.0)
     axes.legend(fontsize=8, frameon=False)
 
 

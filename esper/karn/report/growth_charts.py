@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from esper.karn.details import gains_by_size, last_round_seeds, seed_fates, slot_attributions
-from esper.karn.report.figures import COLOURS, GREY, label_axes, new_figure, say_empty
+from esper.karn.details import gains_by_size, last_round_envs, last_round_seeds, seed_fates, slot_attributions
+from esper.karn.report.figures import COLOURS, GREY, label_axes, new_figure, say_empty, whole_ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from esper.karn.details import SeedEpoch
     from esper.karn.store import Store
@@ -24,18 +24,23 @@ STAGE_COLOURS = {
     "EMBARGOED": "#D8D8D8",
     "RESETTING": "#BDBDBD",
 }
+REMOVED_STAGES = frozenset({"PRUNED", "EMBARGOED", "RESETTING"})
+"""Stages of a slot whose seed is gone."""
 ROW_INCHES = 0.3
+PRUNE_MARK: Mapping[str, Any] = {"marker": "X", "color": "#D55E00", "markersize": 8, "markeredgecolor": "#222222", "zorder": 5}
+MAX_ENVS = 8
+"""Environments that the timeline shows."""
 
 
 def timeline_figure(store: Store) -> Any:
-    """The newest round: which seed lived where and when, its stage as colour, its alpha as height, and its blueprint."""
-    seeds = last_round_seeds(store)
+    """The newest round: which seed lived where and when, its stage as colour, its alpha as height, its blueprint, and its removal."""
+    seeds, num_envs = last_round_seeds(store, max_envs=MAX_ENVS), len(last_round_envs(store))
     rows = sorted({(one.env_id, one.slot_id) for one in seeds})
     figure = new_figure(height=max(2.0, 1.3 + ROW_INCHES * len(rows)))
     axes = figure.subplots()
-    label_axes(
-        axes, title="Seeds of the newest round: colour is the stage, the dark line is alpha", x="host epoch", y="environment and slot"
-    )
+    which = f", {MAX_ENVS} of its {num_envs} environments" if num_envs > MAX_ENVS else ""
+    title = f"Seeds of the newest round{which}: colour is the stage, the dark line is alpha"
+    label_axes(axes, title=title, x="host epoch", y="environment and slot")
     if not seeds:
         say_empty(axes, "no seed was planted")
         return figure
@@ -46,7 +51,8 @@ def timeline_figure(store: Store) -> Any:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     last = max(one.inner_epoch for one in seeds)
     axes.set_xlim(0, last)
-    _draw_stage_legend(figure, {one.stage for one in seeds})
+    whole_ticks(axes)
+    _draw_legend(figure, {one.stage for one in seeds})
     return figure
 
 
@@ -63,7 +69,7 @@ def fates_figure(store: Store) -> Any:
     for offset, name, colour in ((-0.27, "planted", COLOURS[0]), (0.0, "kept", COLOURS[2]), (0.27, "pruned", COLOURS[1])):
         counts = [getattr(one, f"num_{name}") for one in fates]
         axes.bar([r + offset for r in rounds], counts, width=0.26, color=colour, label=name)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    whole_ticks(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -100,11 +106,17 @@ def _draw_life(axes: Any, row: int, states: Sequence[SeedEpoch]) -> None:
     edges = [x for state in states for x in (state.inner_epoch - 1, state.inner_epoch)]
     heights = [row + 0.42 - 0.84 * state.alpha for state in states for _ in range(2)]
     axes.plot(edges, heights, color="#222222", linewidth=1.1)
+    gone = next((state for state in states if state.stage in REMOVED_STAGES), None)
+    if gone is not None:
+        axes.plot([gone.inner_epoch - 1], [row], linestyle="none", **PRUNE_MARK)
     axes.text(states[0].inner_epoch - 0.93, row - 0.02, states[0].blueprint_id, fontsize=6.5, va="center", ha="left", color="#111111")
 
 
-def _draw_stage_legend(figure: Any, stages: set[str]) -> None:
+def _draw_legend(figure: Any, stages: set[str]) -> None:
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    shown = [Patch(color=colour, alpha=0.75, label=stage.lower()) for stage, colour in STAGE_COLOURS.items() if stage in stages]
+    shown: list[Any] = [Patch(color=colour, alpha=0.75, label=stage.lower()) for stage, colour in STAGE_COLOURS.items() if stage in stages]
+    if stages & REMOVED_STAGES:
+        shown.append(Line2D([], [], linestyle="none", label="pruned", **PRUNE_MARK))
     figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), fontsize=8, frameon=False)

@@ -89,22 +89,22 @@ def _draw_utility(axes: Any, episodes: Sequence[Outcome], comparison: Sequence[P
     axes.set_xlabel("episode")
     axes.set_ylabel("utility (points: accuracy − rent)")
     axes.grid(alpha=0.25)
-    if episodes:
-        numbers = np.array([episode.number for episode in episodes])
-        utilities = np.array([episode.utility for episode in episodes])
-        window = max(8, len(episodes) // 20)
+    known = [(episode.number, episode.utility) for episode in episodes if episode.utility is not None]
+    if known:
+        numbers, utilities = (np.array(values) for values in zip(*known, strict=True))
+        window = max(8, len(known) // 20)
         axes.scatter(numbers, utilities, s=9, color=BLUE, alpha=0.25, linewidths=0, label="episode")
-        start = min(window, len(episodes)) // 2
+        start = min(window, len(known)) // 2
         axes.plot(numbers[start:], running_mean(utilities, window)[start:], color=BLUE, linewidth=2.2, label=f"mean of {window} episodes")
     else:
-        say_empty(axes, "no episode has ended yet")
+        say_empty(axes, "not measured in this run" if episodes else "no episode has ended yet")
     for index, row in enumerate(comparison):
         colour = BASELINE_COLOURS[index % len(BASELINE_COLOURS)]
         style = BASELINE_STYLES[index // len(BASELINE_COLOURS) % len(BASELINE_STYLES)]
         axes.axhline(row.utility, color=colour, linestyle=style, linewidth=1.6, label=f"{row.policy}: {row.utility:.1f}")
         if row.utility_low is not None and row.utility_high is not None:
             axes.axhspan(row.utility_low, row.utility_high, color=colour, alpha=0.12, linewidth=0)
-    if episodes or comparison:
+    if known or comparison:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
 
 

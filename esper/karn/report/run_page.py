@@ -17,12 +17,17 @@ from esper.karn.report.growth_charts import attribution_figure, fates_figure, ti
 from esper.karn.report.markdown import overview_facts
 from esper.karn.report.plots import run_figure
 from esper.karn.report.policy_charts import head_figure, policy_figure
+from esper.karn.report.step_charts import decision_figure, host_figure
 from esper.karn.report.table import HEADINGS, PolicyRow, comparison_cells
+from esper.karn.steps import decisions
 
 if TYPE_CHECKING:
+    from esper.karn.details import Anomaly
     from esper.karn.store import Store
 
 REPORT_FILE = "report.html"
+MAX_DECISIONS = 30
+"""Rows of the table of decisions."""
 STYLE = (
     "body{font:15px/1.55 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1.2em;color:#222}"
     "h1{font-size:1.6em;margin-bottom:.2em}h2{font-size:1.2em;margin-top:2.2em;padding-bottom:.2em;border-bottom:1px solid #ddd}"
@@ -56,6 +61,8 @@ def write_run_page(store: Store, path: Path, context: Context | None = None) -> 
         "Learning": _learning(store, context),
         "Policy": _policy(store),
         "Heads": _heads(store),
+        "Hosts": _hosts(store),
+        "Decisions": _decisions(store),
         "Growth": _growth(store),
         "Rewards": _rewards(store),
         "Attribution": _attribution(store),
@@ -91,6 +98,32 @@ def _policy(store: Store) -> str:
 
 def _heads(store: Store) -> str:
     return _picture(head_figure(store), "KL, clipped share, gradient norm and active share of every head")
+
+
+def _hosts(store: Store) -> str:
+    return _picture(host_figure(store), "Losses, times and gradients of the newest round's hosts, and the loss scale of mixed precision")
+
+
+def _decisions(store: Store) -> str:
+    picture = _picture(decision_figure(store), "What the policy did in the newest round by host epoch, and how sure it was")
+    found = decisions(store)
+    episode = [one for one in found if (one.env_id, one.episode_idx) == (found[0].env_id, found[0].episode_idx)][:MAX_DECISIONS]
+    rows = [
+        (
+            one.action_name.lower(),
+            one.action_slot or "–",
+            ", ".join(f"{name.lower()} {probability:.2f}" for name, probability in one.alternatives.items()) or "–",
+            "–" if one.inner_epoch is None else str(one.inner_epoch),
+            f"{one.action_confidence:.2f}",
+            _number(one.decision_entropy, "z.2f"),
+            _number(one.value_estimate, "+.2f"),
+            f"{one.total_reward:+.2f}",
+        )
+        for one in episode
+    ]
+    headings = ("done", "slot", "operations not taken", "host epoch", "confidence", "entropy", "value", "reward")
+    note = "One episode of the newest round. Confidence is the probability of the action in all its parts, entropy that of the operation."
+    return picture + (_table(headings, rows, texts=3) + _note(note) if rows else "")
 
 
 def _growth(store: Store) -> str:
@@ -136,13 +169,18 @@ def _anomalies(store: Store) -> str:
     if not counts:
         return '<p class="none">No detector has fired.</p>'
     newest = [
-        (f"{one.timestamp:%Y-%m-%d %H:%M:%S}", one.event_type.lower(), one.severity, one.group_id, one.detail)
+        (f"{one.timestamp:%Y-%m-%d %H:%M:%S}", one.event_type.lower(), one.severity, _place(one), one.detail)
         for one in anomalies(store, limit=50)
     ]
     total = sum(counts.values())
     shown = "" if total <= len(newest) else _note(f"The newest {len(newest)} of {total} are shown.")
     listing = _table(("time (UTC)", "what", "severity", "where", "detail"), newest, texts=5)
     return _table(("what", "times"), [(name.lower(), str(num)) for name, num in counts.items()]) + listing + shown
+
+
+def _place(one: Anomaly) -> str:
+    """Training rounds by their number, else the group."""
+    return one.group_id if one.round_idx is None else f"round {one.round_idx}"
 
 
 def _infrastructure(store: Store) -> str:

@@ -43,9 +43,9 @@ def rows_of(comparison: Mapping[str, Any]) -> list[PolicyRow]:
         rows.append(
             PolicyRow(
                 policy=policy,
-                utility=mean["value"],
-                utility_low=mean["low"],
-                utility_high=mean["high"],
+                utility=float(mean["value"]),
+                utility_low=None if mean["low"] is None else float(mean["low"]),
+                utility_high=None if mean["high"] is None else float(mean["high"]),
                 accuracy=fmean(outcome["final_accuracy"] for outcome in played),
                 growth_frac=fmean(outcome["param_ratio"] - 1.0 for outcome in played),
                 num_fossils=fmean(outcome["num_fossilized"] for outcome in played),

@@ -11,15 +11,22 @@ from esper.leyline.telemetry.event import TelemetryEventType
 from esper.leyline.telemetry.schema import ENVELOPE_COLUMNS, ORIGIN_COLUMNS, event_schema, stored_schema, table_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 _INCOMING = "missing_columns"
+_OWN_TABLES: Mapping[str, Mapping[str, str]] = {
+    "high_water_marks": {"source": "VARCHAR", "incarnation": "BIGINT", "seq": "BIGINT", "dropped_events": "BIGINT"},
+    "rejected_batches": {"producer": "VARCHAR", "incarnation": "BIGINT", "seq": "BIGINT", "event_type": "VARCHAR", "num_events": "BIGINT"},
+    "incidents": {"noticed_at": "TIMESTAMP", "kind": "VARCHAR", "detail": "VARCHAR"},
+}
+"""What the file says of itself: table → columns that are asked for, and their types."""
 
 
 def overlay_views(connection: Any) -> None:
     """Create today's views in the connection's temporary schema, above event tables that have today's columns.
 
-    Event tables of types that this version does not know take part in `raw_events`.
+    Event tables of types that this version does not know take part in `raw_events`. What the sink says of the file itself is
+    completed too.
     """
     database = connection.execute("SELECT current_database()").fetchall()[0][0]
     present = _present_columns(connection)
@@ -27,20 +34,25 @@ def overlay_views(connection: Any) -> None:
     known = {table_name(event_type): event_type for event_type in TelemetryEventType}
     for table, event_type in known.items():
         missing = [field for field in stored_schema(event_schema(event_type)) if field.name not in present.get(table, frozenset())]
-        if missing:
-            statements.append(_completed(connection, f'"{database}".main."{table}"', table, missing, is_absent=table not in present))
+        kinds = _column_types(connection, pa.schema(missing)) if missing else {}
+        statements += _completed(database, table, kinds, is_absent=table not in present)
+    for table, columns in _OWN_TABLES.items():
+        kinds = {name: kind for name, kind in columns.items() if name not in present.get(table, frozenset())}
+        statements += _completed(database, table, kinds, is_absent=table not in present)
     envelope = {*ENVELOPE_COLUMNS, *ORIGIN_COLUMNS}
     unknown = sorted(table for table, columns in present.items() if table not in known and columns >= envelope)
     views = [s.replace("CREATE OR REPLACE VIEW", "CREATE OR REPLACE TEMP VIEW", 1) for s in view_statements(unknown)]
     connection.execute(";\n".join([*statements, *views]))
 
 
-def _completed(connection: Any, stored: str, table: str, missing: Iterable[pa.Field], *, is_absent: bool) -> str:
-    kinds = _column_types(connection, pa.schema(missing))
-    added = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in kinds.items())
+def _completed(database: str, table: str, missing: Mapping[str, str], *, is_absent: bool) -> list[str]:
+    """A view that stands before a table which lacks columns, or before none."""
+    if not missing:
+        return []
+    added = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in missing.items())
     if is_absent:
-        return f'CREATE OR REPLACE TEMP VIEW "{table}" AS SELECT {added} WHERE false'
-    return f'CREATE OR REPLACE TEMP VIEW "{table}" AS SELECT *, {added} FROM {stored}'
+        return [f'CREATE OR REPLACE TEMP VIEW "{table}" AS SELECT {added} WHERE false']
+    return [f'CREATE OR REPLACE TEMP VIEW "{table}" AS SELECT *, {added} FROM "{database}".main."{table}"']
 
 
 def _column_types(connection: Any, schema: pa.Schema) -> Mapping[str, str]:

@@ -1,4 +1,5 @@
--- Every event of every type, whatever its payload.
+-- Every event of every type, whatever its payload. With telemetry.legacy_events renamed ones stand here under both names, with the same
+-- event_id: count(DISTINCT event_id) counts events. All other views hold each once.
 --   event_type    name in capitals                     event_id  UUID
 --   timestamp     UTC                                  group_id  round or evaluation, e.g. train/learned/7
 --   seed_id, slot_id, epoch (host epochs)              NULL where they do not apply

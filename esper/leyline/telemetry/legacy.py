@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ GovernorRollbackPayload = TolariaRollbackPayload
 PPOUpdatePayload = TamiyoPolicyUpdatePayload
 
 TWIN_MESSAGE = "also told under its current name"
-"""Message of an event that is emitted a second time under its old name; views leave such rows out."""
+"""Message of an event that is emitted a second time under its old name; of the views `raw_events` alone shows such rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,12 @@ def modernised(event: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         event: The name under which it came, current or old, in capitals. An event under its current name is read strictly,
-            but for what kept its name while its contents changed: stages, and snapshots that hold a reward's parts.
+            but for what kept its name while its contents changed: stages, snapshots that hold a reward's parts, states of slots
+            beside a reward, and masks of configurations.
         values: Its payload as plain data.
+
+    Raises:
+        ValueError: If a configuration's mask does not fit the slots.
     """
     legacy = LEGACY_NAMES.get(event)
     found = {key: value for key, value in values.items() if legacy is None or key not in legacy.dropped}
@@ -91,15 +95,24 @@ def _mean(value: Any) -> Any:
 def _read_epoch(values: dict[str, Any]) -> dict[str, Any]:
     """Seeds were open mappings; what today's snapshot of a seed has no place for is left out."""
     seeds = values.get("seeds")
-    if seeds is None:
+    return values if not isinstance(seeds, Mapping) else values | {"seeds": {slot: _snapshot(seed) for slot, seed in seeds.items()}}
+
+
+def _read_reward(values: dict[str, Any]) -> dict[str, Any]:
+    """So were states of slots beside a reward; one that names its seed is of today."""
+    states = values.get("slot_states")
+    if not isinstance(states, Mapping):
         return values
+    read = {slot: state if isinstance(state, Mapping) and "seed_id" in state else _snapshot(state) for slot, state in states.items()}
+    return values | {"slot_states": read}
+
+
+def _snapshot(seed: Any) -> Any:
+    if not isinstance(seed, Mapping):
+        return seed
     known = {f.name for f in fields(SeedSnapshot)}
-    return values | {"seeds": {slot: {"seed_id": ""} | _renamed(seed, known) for slot, seed in seeds.items()}}
-
-
-def _renamed(seed: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     named = {_SEED_FIELDS.get(key, key): value for key, value in seed.items()}
-    return {key: _modern_stage(value) if key == "stage" else value for key, value in named.items() if key in known}
+    return {"seed_id": ""} | {key: _modern_stage(value) if key == "stage" else value for key, value in named.items() if key in known}
 
 
 def _modern_stage(stage: Any) -> Any:
@@ -121,13 +134,17 @@ def _read_matrix(values: dict[str, Any]) -> dict[str, Any]:
     if slot_ids is None or configs is None:
         return values
 
-    def read(config: Any) -> Any:
+    def read(index: int, config: Any) -> Any:
         if not isinstance(config, Mapping) or "seed_mask" not in config:
             return config
-        slots_on = [slot for slot, is_on in zip(slot_ids, config["seed_mask"], strict=True) if is_on]
-        return {"slots_on": slots_on, "accuracy": config["accuracy"]}
+        mask = config["seed_mask"]
+        if not isinstance(mask, Sequence) or len(mask) != len(slot_ids):
+            where = f"CounterfactualMatrixPayload.configs[{index}].seed_mask"
+            raise ValueError(f"{where} should have {len(slot_ids)} flags, one for each of slot_ids, got {mask!r}")
+        slots_on = [slot for slot, is_on in zip(slot_ids, mask, strict=True) if is_on]
+        return {"slots_on": slots_on} | {key: config[key] for key in ("accuracy",) if key in config}
 
-    return values | {"configs": [read(config) for config in configs]}
+    return values | {"configs": [read(index, config) for index, config in enumerate(configs)]}
 
 
 def _is_number(value: Any) -> bool:
@@ -139,5 +156,6 @@ _READERS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "PPO_UPDATE_COMPLETED": _read_update,
     "EPOCH_COMPLETED": _read_epoch,
     "ANALYTICS_SNAPSHOT": _read_snapshot,
+    "REWARD_COMPUTED": _read_reward,
     "COUNTERFACTUAL_MATRIX_COMPUTED": _read_matrix,
 }

@@ -125,11 +125,12 @@ class EpisodeOutcomePayload(Payload):
     num_contributing_fossilized: int
     episode_reward: float
     stability_score: float
-    context: str
-    """Host × task × width."""
-    split: str
+    context: str = ""
+    """Host × task × width; empty in streams of earlier versions, as are `split` and `policy`."""
+    split: str = ""
     """Which contexts the episode was drawn from, e.g. `train` or `held_out`."""
-    utility: float
+    utility: float | None = None
+    """Points; None in streams of earlier versions, which had none."""
     reward_mode: str = ""
     episode_length: int | None = None
     outcome_type: str = "completed"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -12,11 +13,25 @@ import duckdb
 from esper.karn.report.run_page import Context, write_run_page
 from esper.karn.report.table import PolicyRow
 from esper.karn.store import Store
+from esper.leyline.telemetry.tolaria import TolariaRollbackPayload
+from tests.fakes.telemetry import event, record_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECTIONS = ("Learning", "Policy", "Heads", "Growth", "Rewards", "Attribution", "Anomalies", "Infrastructure", "Settings")
+SECTIONS = (
+    "Learning",
+    "Policy",
+    "Heads",
+    "Hosts",
+    "Decisions",
+    "Growth",
+    "Rewards",
+    "Attribution",
+    "Anomalies",
+    "Infrastructure",
+    "Settings",
+)
 
 
 class Links(HTMLParser):
@@ -45,7 +60,7 @@ def test_the_page_is_one_file_with_every_section(run_dir: Path, tmp_path: Path) 
     assert links.ids == [name.lower() for name in SECTIONS]
     assert all(source.startswith(("data:", "#")) for source in links.sources)
     pictures = [source for source in links.sources if source.startswith("data:image/svg+xml;base64,")]
-    assert len(pictures) == 8
+    assert len(pictures) == 10
     for picture in pictures:
         root = ElementTree.fromstring(base64.b64decode(picture.partition(",")[2]))
         assert root.tag.endswith("svg")
@@ -74,6 +89,14 @@ def test_what_telemetry_says_cannot_become_markup(run_dir: Path, tmp_path: Path)
     page = page_of(run_dir, tmp_path, Context({"note": "</pre><script>"}, [row]))
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_an_anomaly_is_told_with_its_round_as_charts_count_it(tmp_path: Path) -> None:
+    rollback = TolariaRollbackPayload(1, "cpu", "loss 2.16", 2.16, 2.0, 3, panic_reason="governor_divergence")
+    told = [replace(event("TOLARIA_ROLLBACK", rollback), group_id=group) for group in ("train/learned/17", "eval/random/3")]
+    page = page_of(record_run(tmp_path, [told]), tmp_path)
+    for cell in ("round 18", "eval/random/3", "governor_divergence: loss 2.16"):
+        assert f'<td class="text">{cell}</td>' in page
 
 
 def test_anomalies_and_scores_are_listed(run_dir: Path, tmp_path: Path) -> None:

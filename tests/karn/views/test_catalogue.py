@@ -8,7 +8,14 @@ import pytest
 
 from esper.karn.store import Store
 from esper.leyline.telemetry.event import TelemetryEventType
-from esper.leyline.telemetry.simic import AnalyticsSnapshotPayload, CounterfactualConfig, CounterfactualMatrixPayload
+from esper.leyline.telemetry.run import PartFaultPayload
+from esper.leyline.telemetry.simic import (
+    AnalyticsSnapshotPayload,
+    CounterfactualConfig,
+    CounterfactualMatrixPayload,
+    TrendDetectedPayload,
+)
+from esper.leyline.telemetry.tolaria import TolariaRollbackPayload
 from tests.fakes.telemetry import event, one_round, outcome, record_run, whole_run
 
 if TYPE_CHECKING:
@@ -148,6 +155,30 @@ def test_the_scoreboard_counts_what_the_run_planted_and_kept(run_dir: Path) -> N
     assert row["planted"] == emitted.count(TelemetryEventType.SEED_GERMINATED)
     assert row["kept"] == emitted.count(TelemetryEventType.SEED_FOSSILIZED)
     assert row["share"] == 1.0
+
+
+def test_every_finding_and_loss_is_an_anomaly_in_words(tmp_path: Path) -> None:
+    trend = TrendDetectedPayload(7, 112, -3.5, 50.0, 53.5)
+    rollback = TolariaRollbackPayload(1, "cpu", "loss 2.16", 2.16, 2.0, 3, panic_reason="governor_divergence")
+    events = [
+        event("DEGRADATION_DETECTED", trend),
+        event("PLATEAU_DETECTED", replace(trend, rolling_delta=0.25)),
+        event("IMPROVEMENT_DETECTED", replace(trend, rolling_delta=3.0)),
+        event("PART_LOST", PartFaultPayload("env-3", "died", "restart", 2, 0)),
+        event("PART_RECOVERED", PartFaultPayload("env-3", "died", "restart", 2, 1)),
+        event("TOLARIA_ROLLBACK", rollback),
+        event("TOLARIA_ROLLBACK", replace(rollback, panic_reason=None)),
+    ]
+    record_run(tmp_path, [events])
+    with Store.open(tmp_path) as store:
+        found = [tuple(row.values()) for row in store.rows("SELECT event_type, batch, detail FROM anomalies ORDER BY ALL")]
+    assert found == [
+        ("DEGRADATION_DETECTED", 7, "mean accuracy of the latest rounds 50.0 %, -3.5 points from those before"),
+        ("PART_LOST", None, "env-3 died (fault 2 of it), remedy: restart"),
+        ("PLATEAU_DETECTED", 7, "mean accuracy of the latest rounds 50.0 %, +0.2 points from those before"),
+        ("TOLARIA_ROLLBACK", None, "governor_divergence: loss 2.16"),
+        ("TOLARIA_ROLLBACK", None, "loss 2.16"),
+    ]
 
 
 def test_outcomes_of_different_policies_do_not_hide_each_other(tmp_path: Path) -> None:

@@ -150,7 +150,6 @@ OPTIONAL = {
 """Payload → optional fields with the specification's defaults."""
 
 ALSO_REQUIRED = {
-    "EpisodeOutcomePayload": "context split utility",
     "HeartbeatPayload": "source uptime_sec training_thread_alive",
     "PolicyUpdateRejectedPayload": "reason",
     "RunFinishedPayload": "episodes env_steps wall_sec env_steps_per_sec stop_reason",
