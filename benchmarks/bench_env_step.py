@@ -83,7 +83,7 @@ def measure_throughput(workload: Workload, *, repeats: int, num_envs: int) -> di
     best = max(loops, key=lambda name: median(rates[name]))
     spent_on = {name: median(share[name] for share in shares) for name in shares[0]}
     return {
-        f"P1_{policy}_K{num_envs}": figure(
+        f"P1_{workload.name}_{policy}_K{num_envs}": figure(
             f"env steps of {num_envs} hosts, {policy} policy, from the start of an episode to its outcome",
             "env steps per CPU second",
             values=rates[policy],

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 Operator = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """Function, arguments and named arguments."""
 WORKLOADS: dict[str, tuple[str, Sequence[str], int | None, Sequence[str]]] = {
-    "P2_mixed": (DIGITS, MIXED, 1, ("task.num_train=128",)),
-    "P2_homogeneous": (DIGITS, HOMOGENEOUS, 1, ("task.num_train=128",)),
-    "P3": (MLP, (), None, ()),
+    "mixed": (DIGITS, MIXED, 1, ("task.num_train=128",)),
+    "homogeneous": (DIGITS, HOMOGENEOUS, 1, ("task.num_train=128",)),
+    "perceptrons": (MLP, (), None, ()),
 }
 """Host, what grows in it, how many configurations are validated (None: all), and settings; four training steps each, since all
 that operators are given is kept in memory."""

@@ -40,12 +40,12 @@ def check(result: dict[str, Any], path: Path, names: set[str], *, is_positive: b
 def test_env_step_benchmark_reports_throughput_beside_bare_pytorch(tmp_path: Path, preset: str) -> None:
     path = tmp_path / "result.json"
     result = bench_env_step.main([*SMALL, "--repeats", "1", "--envs", "1", "2", "--preset", preset, "--only", "P1", "--json", str(path)])
-    check(result, path, {f"P1_{policy}_K{num_envs}" for policy in ("learned", "random", "wait") for num_envs in (1, 2)})
-    learned = result["figures"]["P1_learned_K2"]
+    check(result, path, {f"P1_{preset}_{policy}_K{num_envs}" for policy in ("learned", "random", "wait") for num_envs in (1, 2)})
+    learned = result["figures"][f"P1_{preset}_learned_K2"]
     workload = learned["workload"]
     assert (workload["num_train"], workload["num_val"], workload["max_epochs"], workload["num_envs"]) == (64, 32, 2, 2)
     layouts = {"contiguous", "channels_last", "channels_last_bf16"}
-    assert set(result["figures"]["P1_random_K1"]["share_of_bare"]) == layouts
+    assert set(result["figures"][f"P1_{preset}_random_K1"]["share_of_bare"]) == layouts
     assert set(learned["share_of_bare"]) == layouts | {f"in_channels_{layout}" for layout in layouts}
     assert learned["ratio"] == pytest.approx(min(learned["share_of_bare"].values()))
     shares = learned["shares_of_cpu"]

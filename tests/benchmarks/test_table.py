@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.feature_table import PAGE
 from benchmarks.measure import figure
 from benchmarks.table import BEGIN, END, main, render_gains, render_goals, replace_marked, short
+from esper.tamiyo.graph_spec import GRAPH_SPEC
 from esper.tolaria.engine.choose import Measurement
 
 if TYPE_CHECKING:
@@ -73,6 +75,15 @@ def test_check_says_whether_the_readme_is_current(tmp_path: Path) -> None:
     assert main(arguments) == 0
     assert "`P3`" in readme.read_text()
     assert main([*arguments, "--check"]) == 0
+
+
+def test_the_readme_holds_what_was_measured_last() -> None:
+    assert main(["--check"]) == 0
+
+
+def test_the_page_of_features_is_that_of_the_layout() -> None:
+    rows = [line.rpartition(" | ")[0] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert rows == [line.removesuffix(" |") for line in GRAPH_SPEC.table().splitlines()]
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.01234, "0.0123"), (5.0, "5"), (54.27, "54.3"), (1234.5, "1,234")])
