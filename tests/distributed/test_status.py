@@ -82,7 +82,7 @@ def test_a_living_run_tells_what_it_lost(finished: Path, tmp_path: Path) -> None
     connection.execute(
         "INSERT INTO incidents VALUES (now()::TIMESTAMP, 'refused', 'the disk was full'), (now()::TIMESTAMP, 'refused', 'again')"
     )
-    connection.execute("UPDATE high_water_marks SET dropped_events = 3 WHERE source = 'driver'")
+    connection.execute("INSERT INTO high_water_marks VALUES ('driver', 99, 1, 3)")
     answers = LiveAnswers(root, connection.cursor)
     try:
         (root / ".owner").write_text(Owner(platform.node(), os.getpid()).to_text())
