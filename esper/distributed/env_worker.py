@@ -177,7 +177,7 @@ class EnvWorker:
     def close(self) -> None:
         """Ship what telemetry is left."""
         self._watch.close()
-        self._emitter.close(timeout_sec=10.0)
+        self._emitter.close(timeout_sec=None)
 
     def _begin(self, group: int, requests: Sequence[EpisodeRequest], policy: str) -> None:
         self._group = group

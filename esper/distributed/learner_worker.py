@@ -121,4 +121,4 @@ class LearnerWorker:
     def close(self) -> None:
         """Ship what telemetry is left."""
         self._gauges.close()
-        self._emitter.close(timeout_sec=10.0)
+        self._emitter.close(timeout_sec=None)

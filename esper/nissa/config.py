@@ -61,7 +61,7 @@ class TelemetryConfig:
     resend_sec: float = setting(15.0, "silence of the sink after which unacknowledged batches are sent again", unit="s", gt=0.0)
     settle_sec: float = setting(
         10.0,
-        "longest wait for the sink when an episode or a round is over, so that a process that dies takes nothing along",
+        "longest wait for the sink when an episode, a round or a part is over, so that a process that dies takes nothing along",
         unit="s",
         ge=0.0,
     )

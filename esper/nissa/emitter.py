@@ -158,8 +158,11 @@ class BufferedEmitter:
         self._incarnation = incarnation
         self._seq = max(self._transport.acknowledged(self._source, incarnation), self._spool.last_seq(incarnation))
 
-    def close(self, timeout_sec: float = 0.0) -> EmitterStats:
-        """Ship the rest, wait at most `timeout_sec` for the sink, and leave what it did not take on disk.
+    def close(self, timeout_sec: float | None = 0.0) -> EmitterStats:
+        """Ship the rest, wait for the sink, and leave what it did not take on disk.
+
+        Args:
+            timeout_sec: Longest wait; None takes it from the settings.
 
         Returns:
             Final counts; `held_batches`, without the lost ones, is what the next life of this source finds on disk.

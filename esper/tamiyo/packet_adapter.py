@@ -26,7 +26,6 @@ from esper.leyline.reports import EpochTimings, LayerReport, SlotReport, TrialRe
 from esper.leyline.schemas import GovernorVerdict
 from esper.leyline.signals import FastTrainingSignals, pad_history
 from esper.leyline.stages import SeedStage, is_active_stage
-from esper.tamiyo.packet_check import check_packet
 from esper.tamiyo.packet_seeds import Place, place_seeds, seed_report, shown_seed, watched_layers
 from esper.tamiyo.packet_values import number, or_nan, ranged
 from esper.tamiyo.registries import UNKNOWN
@@ -48,17 +47,16 @@ _OF_SLOT = tuple(f.name for f in fields(SlotState) if f.name != "slot_id")
 
 
 def report_from_packet(packet: SystemStatePacket, host: HostDescription | None, *, limits: GrowthLimits) -> TrialReport:
-    """The report that Esper's own training would have given. A packet needs no `check_packet` before it.
+    """The report that Esper's own training would have given.
 
     Args:
-        packet: What the training system says.
+        packet: What the training system says, as `check_packet` returned it.
         host: What it trains; None stands for what the packet itself implies, see `implied_host`.
         limits: What the policy was trained under; the host's own go before them.
 
     Raises:
-        PacketError: If the packet is none, or contradicts itself or the host.
+        PacketError: If the packet contradicts itself or the host.
     """
-    packet = check_packet(packet)
     epoch = check_count("current_epoch", packet.current_epoch)
     known = host or implied_host(packet, epoch)
     accuracy = ranged("validation_accuracy", packet.validation_accuracy, _PERCENT)

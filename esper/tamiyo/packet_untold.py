@@ -9,7 +9,6 @@ import numpy as np
 from esper.leyline.packets import SlotDescription
 from esper.leyline.signals import TENSOR_SCHEMA_SIZE, TensorSchema
 from esper.leyline.stages import is_active_stage, is_terminal_stage
-from esper.tamiyo.packet_check import check_packet
 from esper.tamiyo.packet_seeds import shown_seed, untold_of
 from esper.tamiyo.packet_values import number
 
@@ -58,11 +57,10 @@ def untold_in(packet: SystemStatePacket, host: HostDescription | None, report: T
     """What nobody told of the graph that is built from `report`, for `coverage_of`.
 
     Args:
-        packet: What the training system says.
+        packet: What the training system says, as `check_packet` returned it.
         host: Its host; None if nobody described it.
         report: What `report_from_packet` made of the two.
     """
-    packet = check_packet(packet)
     states = {seed.seed_id: seed for seed in packet.seed_states}
     of_host = _untold_of_host(packet, host)
     gaps = [frozenset() if slot.seed is None else untold_of(states[slot.seed.seed_id], _place(slot), host) for slot in report.slots]

@@ -102,6 +102,7 @@ def test_bare_hosts_in_channels_learn_like_bare_hosts(layout: Layout) -> None:
     assert any(not torch.equal(old, new) for old, new in zip(before, cnn_of(episodes[0]).parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_start_benchmark_times_a_process(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     result = bench_env_step.main(["--repeats", "1", "--only", "P11", "--json", str(path)])
@@ -111,6 +112,7 @@ def test_start_benchmark_times_a_process(tmp_path: Path) -> None:
     assert set(measured["loaded"]) & {"ray", "matplotlib", "wandb"} == set()
 
 
+@pytest.mark.slow
 def test_memory_benchmark_compares_trials_with_their_data(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     result = bench_memory.main(["--repeats", "1", "--presets", "digits", "--trials", "1", "2", "--json", str(path), *SMALL])

@@ -68,6 +68,7 @@ def test_a_users_model_is_played_by_a_whole_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_users_model_played_on_ray_gives_the_same_run(tmp_path: Path) -> None:
     shares = ("cluster.env_cpus=0.25", "cluster.learner_cpus=0.25", "cluster.sink_cpus=0.25")
     config = custom_config(*shares)

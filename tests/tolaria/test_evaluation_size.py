@@ -15,7 +15,7 @@ from esper.kasmina.wrap import wrap
 from esper.leyline.rng import SeedTree
 from esper.tolaria import EngineConfig, SequentialEngine, TaskConfig, TrainingPlan
 from esper.tolaria.data import Dataset
-from esper.tolaria.engine.sequential import EVALUATION_SAMPLES, widest_output
+from esper.tolaria.engine.sequential import MOST_EVALUATED_ROWS, widest_output
 from esper.tolaria.tasks import Context, contexts, find_preset, make_episode
 from esper.tolaria.tasks.hosts import build_host
 from tests.tolaria.trials import CATALOGUE
@@ -82,7 +82,7 @@ def sizes_in(evaluate: Callable[[], object], monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wide_model_is_evaluated_on_fewer_samples_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, expected = evaluated()
     assert whole == [NUM_VAL]
-    monkeypatch.setattr("esper.tolaria.engine.sequential.EVALUATION_NUMBERS", 150 * STEM)
+    monkeypatch.setattr("esper.tolaria.engine.sequential.MOST_EVALUATED_NUMBERS", 150 * STEM)
     sizes, evaluation = evaluated()
     assert sizes == [128, 128, 44], "the stem allows about 150 samples, of which a pass takes a multiple of 64"
     assert evaluation.accuracies == pytest.approx(expected.accuracies)
@@ -90,7 +90,7 @@ def test_a_wide_model_is_evaluated_on_fewer_samples_with_the_same_result(monkeyp
 
 
 def test_configurations_share_what_a_pass_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esper.tolaria.engine.sequential.EVALUATION_NUMBERS", 150 * STEM)
+    monkeypatch.setattr("esper.tolaria.engine.sequential.MOST_EVALUATED_NUMBERS", 150 * STEM)
     sizes, evaluation = evaluated(num_configurations=5)
     assert max(sizes) * 5 <= 150 * 10 / 9
     assert sum(sizes) == NUM_VAL
@@ -98,7 +98,7 @@ def test_configurations_share_what_a_pass_may_hold(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_pass_has_no_fewer_rows_than_a_training_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esper.tolaria.engine.sequential.EVALUATION_NUMBERS", 1)
+    monkeypatch.setattr("esper.tolaria.engine.sequential.MOST_EVALUATED_NUMBERS", 1)
     sizes, _ = evaluated()
     assert max(sizes) == BATCH_SIZE
     assert max(evaluated(num_configurations=40)[0]) == 1
@@ -118,15 +118,15 @@ def test_hosts_of_built_in_tasks_are_evaluated_as_many_at_once_as_ever(preset: s
     for context in {context.host: context for context in contexts(config, "heldout")}.values():
         episode = make_episode(config, "heldout", SeedTree(0), context)
         engine = engine_of(episode.host, episode.dataset, batch_size)
-        assert sizes_in(partial(engine.evaluate, "val", [(), ()]), monkeypatch) == [EVALUATION_SAMPLES // 2, 76]
+        assert sizes_in(partial(engine.evaluate, "val", [(), ()]), monkeypatch) == [MOST_EVALUATED_ROWS // 2, 76]
 
 
 def test_so_are_images_of_cifars_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = torch.zeros(EVALUATION_SAMPLES + 1, 3, 32, 32), torch.zeros(EVALUATION_SAMPLES + 1, dtype=torch.int64)
+    x, y = torch.zeros(MOST_EVALUATED_ROWS + 1, 3, 32, 32), torch.zeros(MOST_EVALUATED_ROWS + 1, dtype=torch.int64)
     dataset = Dataset(x[:64], y[:64], x, y, x[:1], y[:1], num_classes=10, kind="image")
     for name in ("plain", "impaired"):
         engine = engine_of(build_host(Context("cifar10", name, 1.25), dataset), dataset)
-        assert sizes_in(partial(engine.evaluate, "val", [()]), monkeypatch) == [EVALUATION_SAMPLES, 1]
+        assert sizes_in(partial(engine.evaluate, "val", [()]), monkeypatch) == [MOST_EVALUATED_ROWS, 1]
 
 
 def test_images_of_a_photographs_size_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from esper.leyline.rng import SeedTree
 from esper.tolaria import EngineConfig, OneByOne, SequentialEngine, TrainingPlan
 from esper.tolaria.data import Dataset
 from esper.tolaria.engine.base import Evaluate, Evaluation, TrainEpoch
-from esper.tolaria.engine.sequential import EVALUATION_SAMPLES
+from esper.tolaria.engine.sequential import MOST_EVALUATED_ROWS
 from esper.tolaria.engine.together import Together
 from tests.fakes.users import NUM_CLASSES, Vectors, vectors
 from tests.tolaria.populations import STANDARD, World, furthest
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from esper.tolaria.engine.base import Call
 
 PLAIN = World("mlp", dtype=torch.float32, sizes=(40, 20, 20))
-NUM_VAL = EVALUATION_SAMPLES + 1
+NUM_VAL = MOST_EVALUATED_ROWS + 1
 """Samples of which the last one is evaluated by itself."""
 
 

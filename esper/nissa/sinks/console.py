@@ -111,12 +111,7 @@ class ConsoleSink:
     def _note_losses(self, producer: tuple[str, int], dropped_events: int) -> None:
         if dropped_events > self._dropped.get(producer, 0):
             self._dropped[producer] = dropped_events
-            self._console.print(
-                Text(
-                    f"  telemetry lost  {dropped_events} events of {producer[0]} so far: buffers were full, or could not encode them",
-                    style="red",
-                )
-            )
+            self._print_lost_events(f"{dropped_events} events of {producer[0]} so far")
 
     def _print_round(self, row: Mapping[str, Any]) -> None:
         utility = row["avg_utility"]
@@ -149,12 +144,10 @@ class ConsoleSink:
         line = f"{row['stop_reason']}: {amount} in {row['wall_sec']:.0f} s ({speed} env-steps/s)"
         self._console.print(Text(line, style="bold"))
         if row["num_events_dropped"]:
-            self._console.print(
-                Text(
-                    f"  telemetry lost  {row['num_events_dropped']} events in all: buffers were full, or could not encode them",
-                    style="red",
-                )
-            )
+            self._print_lost_events(f"{row['num_events_dropped']} events in all")
+
+    def _print_lost_events(self, which: str) -> None:
+        self._console.print(Text(f"  telemetry lost  {which}: buffers were full, or could not encode them", style="red"))
 
 
 def number(value: float | None, form: str) -> str:

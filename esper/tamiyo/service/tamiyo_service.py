@@ -14,7 +14,7 @@ from uuid import uuid4
 from esper.leyline.actions import FactoredAction, LifecycleOp
 from esper.leyline.alpha import BLENDING_METHODS, AlphaMode
 from esper.leyline.masks import GrowthLimits, SlotView, compute_masks
-from esper.leyline.packets import HostDescription, PacketError, SystemStatePacket
+from esper.leyline.packets import HostDescription, check_kind, check_name
 from esper.leyline.reports import FieldReport, SlotReport, TrialReport
 from esper.leyline.schemas import RISK_LEVELS, AdaptationCommand, CommandType
 from esper.leyline.stages import SeedStage
@@ -24,6 +24,7 @@ from esper.tamiyo.coverage import Coverage, coverage_of
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.inspection import PolicyInspection
 from esper.tamiyo.packet_adapter import report_from_packet
+from esper.tamiyo.packet_check import check_packet
 from esper.tamiyo.packet_untold import untold_in
 from esper.tamiyo.service.commands import seed_operation
 from esper.tamiyo.service.config import TamiyoServiceConfig
@@ -38,6 +39,7 @@ from esper.tamiyo.service.stories import health_indicators, step_evaluated, tell
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from esper.leyline.packets import SystemStatePacket
     from esper.leyline.ports import Emitter
     from esper.leyline.telemetry import TamiyoStepEvaluatedPayload
     from esper.tamiyo.registries import Registries
@@ -155,11 +157,9 @@ class TamiyoService:
         Raises:
             PacketError: If `host` is something else, or `run_id` is no text.
         """
-        _check_run(run_id)
-        if not isinstance(host, HostDescription):
-            raise PacketError(f"host={host!r} of run {run_id!r} should be a HostDescription, got {type(host).__name__}")
+        check_name("run_id", run_id)
         with self._books:
-            self._hosts[run_id] = host
+            self._hosts[run_id] = check_kind(f"run {run_id!r}: host", host, HostDescription)
 
     def forget_run(self, run_id: str) -> list[FieldReport]:
         """Stop watching a run and forget its host; its open commands are ABORTED."""
@@ -204,7 +204,8 @@ class TamiyoService:
         """
         began = time.perf_counter()
         served = self._policy()
-        run_id = _run_of(packet)
+        packet = check_packet(packet)
+        run_id = packet.training_run_id or ANONYMOUS_RUN
         with self._books:
             host = self._hosts.get(run_id)
         report = report_from_packet(packet, host, limits=served.stored.observing.limits)
@@ -270,19 +271,6 @@ class TamiyoService:
         if self._emitter is not None:
             for event in events:
                 self._emitter.emit(event)
-
-
-def _run_of(packet: SystemStatePacket) -> str:
-    if not isinstance(packet, SystemStatePacket):
-        raise PacketError(f"packet={packet!r} should be a SystemStatePacket, got {type(packet).__name__}")
-    run_id = ANONYMOUS_RUN if packet.training_run_id is None else packet.training_run_id
-    _check_run(run_id)
-    return run_id or ANONYMOUS_RUN
-
-
-def _check_run(run_id: str) -> None:
-    if not isinstance(run_id, str):
-        raise PacketError(f"training_run_id={run_id!r} should be text, got {type(run_id).__name__}")
 
 
 def _with_nowhere(report: TrialReport, limits: GrowthLimits) -> TrialReport:

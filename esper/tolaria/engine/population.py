@@ -22,7 +22,7 @@ from esper.tolaria.engine.clock import StepClock
 from esper.tolaria.engine.flat_optimizer import FlatOptimizer
 from esper.tolaria.engine.recording import CudaRecorder, RecordedSteps
 from esper.tolaria.engine.safeguard import Safeguard
-from esper.tolaria.engine.sequential import guesses, learning_rate
+from esper.tolaria.engine.sequential import EVALUATION_MULTIPLE, guesses, learning_rate
 from esper.tolaria.engine.step import TrainingStep, cross_entropies
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     from esper.tolaria.engine.base import Engine
     from esper.tolaria.engine.recording import Recorder
 
-EVALUATION_NUMBERS = 1 << 21
+CACHED_NUMBERS = 1 << 21
 """Numbers in the widest value of one evaluation pass, all members together and forks apart: about what a core's caches hold."""
-EVALUATION_SAMPLES = 64
-"""Of which a pass holds a multiple, so that how a sample is rounded does not depend on the number of members."""
 
 
 class PopulationEngine:
@@ -98,7 +96,8 @@ class PopulationEngine:
         started = time.perf_counter()
         self._refresh()
         parts = [(m.dataset.val_x, m.dataset.val_y) if split == "val" else (m.dataset.test_x, m.dataset.test_y) for m in self.members]
-        chunk = max(EVALUATION_NUMBERS // (len(self.members) * self._widest() * EVALUATION_SAMPLES), 1) * EVALUATION_SAMPLES
+        # Of a multiple, how a sample is rounded does not depend on the number of members.
+        chunk = max(CACHED_NUMBERS // (len(self.members) * self._widest() * EVALUATION_MULTIPLE), 1) * EVALUATION_MULTIPLE
         hits: list[Tensor] = []
         losses: list[Tensor] = []
         places: list[list[int]] = []

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from esper.leyline.rng import SeedTree
     from esper.tolaria.engine.layouts import LayoutChoice
 
-EVALUATION_SAMPLES = 2048
+MOST_EVALUATED_ROWS = 2048
 """Most samples × configurations of one evaluation pass."""
-EVALUATION_NUMBERS = 1 << 26
+MOST_EVALUATED_NUMBERS = 1 << 26
 """Most numbers in the widest value of one evaluation pass; 256 MiB in fp32."""
 EVALUATION_MULTIPLE = 64
 """Of which a pass with fewer samples for their width holds a multiple, if any: a rest of a few may be rounded differently."""
@@ -152,9 +152,9 @@ class SequentialEngine:
 
     def _evaluation_samples(self, num_configurations: int) -> int:
         """Samples of one evaluation pass: what fits, though no fewer rows than training puts up with."""
-        rows = max(EVALUATION_NUMBERS // self._widest, self.plan.batch_size)
-        if rows >= EVALUATION_SAMPLES:
-            return max(EVALUATION_SAMPLES // num_configurations, 1)
+        rows = max(MOST_EVALUATED_NUMBERS // self._widest, self.plan.batch_size)
+        if rows >= MOST_EVALUATED_ROWS:
+            return max(MOST_EVALUATED_ROWS // num_configurations, 1)
         samples = max(rows // num_configurations, 1)
         return samples - samples % EVALUATION_MULTIPLE if samples > EVALUATION_MULTIPLE else samples
 

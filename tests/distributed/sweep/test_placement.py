@@ -71,6 +71,7 @@ def place_all_parts(bundles: list[dict[str, float]]) -> list[int]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_parts_of_a_trial_take_their_own_bundles() -> None:
     bundles = [{"CPU": 0.25}, {"CPU": 0.25}, {"CPU": 0.5}, {"CPU": 0.5}]
     open_session(ClusterConfig(), namespace="test-trial")

@@ -140,6 +140,15 @@ def _legacy(path: Path) -> None:
     torch.save({"fc1.weight": torch.zeros(2, 2)}, path)
 
 
+def _refusal_after(damage: Callable[[Path], object], path: Path) -> PolicyRejectedError:
+    """Why the directory is refused once it is damaged, in one line."""
+    damage(path)
+    with pytest.raises(PolicyRejectedError) as refused:
+        load_policy(path)
+    assert len(str(refused.value).splitlines()) == 1
+    return refused.value
+
+
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
@@ -160,12 +169,9 @@ def _legacy(path: Path) -> None:
 )
 def test_a_damaged_directory_is_refused(damage: Callable[[Path], object], kind: Rejection, tmp_path: Path) -> None:
     path = store(tmp_path / "p")
-    damage(path)
-    with pytest.raises(PolicyRejectedError) as refused:
-        load_policy(path)
-    assert refused.value.kind is kind
-    assert str(path) in str(refused.value)
-    assert len(str(refused.value).splitlines()) == 1
+    refusal = _refusal_after(damage, path)
+    assert refusal.kind is kind
+    assert str(path) in str(refusal)
 
 
 @pytest.mark.parametrize("digests", [{**DIGESTS, "catalogue": "xyz"}, {"catalogue": "abc"}, {**DIGESTS, "more": "1"}])
@@ -218,13 +224,9 @@ def test_a_policy_of_another_layout_of_observations_is_refused_even_as_the_first
     ],
 )
 def test_what_is_sealed_is_judged_all_the_same(damage: Callable[[Path], object], kind: Rejection, tmp_path: Path) -> None:
-    path = store(tmp_path / "p")
-    damage(path)
-    with pytest.raises(PolicyRejectedError) as refused:
-        load_policy(path)
-    assert refused.value.kind is kind
-    assert len(str(refused.value).splitlines()) == 1
-    str(refused.value).encode()
+    refusal = _refusal_after(damage, store(tmp_path / "p"))
+    assert refusal.kind is kind
+    str(refusal).encode()
 
 
 def test_resealing_alone_is_no_damage(tmp_path: Path) -> None:
