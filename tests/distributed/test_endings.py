@@ -34,7 +34,7 @@ def lose_a_part() -> None:
     raise PartLostError("env-0 was lost")
 
 
-@pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.ray)])
+@pytest.mark.parametrize("local", [True, pytest.param(False, marks=(pytest.mark.ray, pytest.mark.slow))])
 def test_what_was_told_last_reaches_the_file_when_the_run_breaks_off(tmp_path: Path, local: bool) -> None:
     config, paths = tiny_config(*SETTINGS), create_run_dir(tmp_path / "run")
     opened = (open_local if local else open_ray)(config, examine(config), paths, keep_rounds=None)

@@ -48,6 +48,7 @@ class Verdict:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(finished: Path, tmp_path: Path) -> None:
     witness = play(tmp_path / "run", Plan((), (PlannedFault("env-0", 1, 0.1),)))
     assert witness.exit_code == 0, witness.output

@@ -68,6 +68,7 @@ def within(seconds: float, act: Callable[[], object]) -> bool:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_queue_that_has_stopped_holds_nobody_up_and_nothing_is_lost_or_stored_twice() -> None:
     open_session(ClusterConfig(), namespace="test-queue")
     stopped = 0

@@ -41,6 +41,7 @@ def test_a_process_computes_with_the_whole_cpus_of_its_share() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_actor_computes_with_the_whole_cpus_of_its_share() -> None:
     open_session(ClusterConfig(), namespace="test-threads")
     try:
