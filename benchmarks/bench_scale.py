@@ -29,8 +29,10 @@ from esper.distributed.config import RunConfig, read_run_config
 from esper.distributed.facts import examine
 from esper.distributed.requests import training_round
 from esper.distributed.run_dir import RunDir, create_run_dir
-from esper.distributed.sink_worker import SinkWorker
-from esper.distributed.telemetry_queue import Drain, QueueTransport, make_queue
+from esper.distributed.shared_disk import SharedFolder
+from esper.distributed.sink_process import build_sink
+from esper.distributed.telemetry_queue import QueueTransport, make_queue
+from esper.leyline.load import dump
 from esper.leyline.rng import SeedTree
 from esper.leyline.rollout import ActMode
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from esper.nissa.emitter import BufferedEmitter
 
 ROLES = ("driver", "learner", "queue", "sink", "gcs", "raylet")
+NAMESPACE = "scale"
 HEAD = ("gcs", "raylet", "queue", "sink", "driver")
 
 
@@ -106,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def record(config: RunConfig, steps: int) -> Recording:
     """Play a real group under a real policy and keep what it says."""
     facts = examine(config)
+    build.prepare_process()
     listener: Any = Listener()
     worker = build.make_env_worker(config, facts, listener)
     learner = build.make_learner(config, listener)
@@ -131,9 +135,10 @@ def measure_scale(scale: Scale, recording: Recording, preset: str) -> Figure:
 
 
 def _measure(scale: Scale, recording: Recording, config: RunConfig, paths: RunDir) -> Figure:
-    queue = make_queue(config.telemetry.queue_capacity)
+    queue = make_queue(config.telemetry.queue_capacity, NAMESPACE)
     executor = actors.RayExecutor(600.0)
-    sink = actors.start_part("sink", _build_sink, (config, paths, queue), cpus=0.0)
+    told = (config.telemetry, dump(config), SharedFolder.mark(paths, uuid4().hex), None, NAMESPACE)
+    sink = actors.start_part("sink", build_sink, told, cpus=0.0)
     incarnation = executor.get(executor.call(sink, "ready"))
     sink_process = _parts()
     learner = actors.start_part("learner", _build_learner, (config,), cpus=0.0)
@@ -203,11 +208,8 @@ def _config(preset: str, num_envs: int, envs_per_actor: int) -> RunConfig:
     return read_run_config(None, [f"{key}={value}" for key, value in settings.items()])
 
 
-def _build_sink(config: RunConfig, paths: RunDir, queue: Any) -> SinkWorker:
-    return SinkWorker(partial(build.TelemetryStore, config, paths, keep_rounds=None, life=uuid4().hex), Drain(queue))
-
-
 def _build_learner(config: RunConfig) -> LearnerWorker:
+    build.prepare_process()
     listener: Any = Listener()
     return build.make_learner(config, listener)
 

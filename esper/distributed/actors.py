@@ -45,10 +45,7 @@ PULSE = "pulse"
 class _Part:
     """Builds a part in its own process and forwards calls to it."""
 
-    def __init__(self, build: Callable[..., Any], arguments: tuple[Any, ...], cpus: float) -> None:
-        from esper.distributed.build import prepare_process
-
-        prepare_process(cpus)
+    def __init__(self, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._part = build(*arguments)
         self._busy_sec = 0.0
 
@@ -253,7 +250,7 @@ def start_part(
             options |= {"scheduling_strategy": "SPREAD"} if place.is_spread else {}
     if cpus >= 2:
         options["runtime_env"] = {"env_vars": PATIENT_THREADS}
-    return ray.remote(concurrency_groups={PULSE: 1})(_Part).options(**options).remote(build, arguments, cpus)
+    return ray.remote(concurrency_groups={PULSE: 1})(_Part).options(**options).remote(build, arguments)
 
 
 def stop_part(part: Any, timeout_sec: float) -> None:

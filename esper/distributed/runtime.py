@@ -18,7 +18,7 @@ from esper.distributed.cluster_check import demands, require_placement, starts_c
 from esper.distributed.crew import Crew
 from esper.distributed.executor import Executor, LocalExecutor, PartLostError
 from esper.distributed.shared_disk import SharedFolder
-from esper.distributed.sink_worker import SinkWorker
+from esper.leyline.load import dump
 from esper.nissa.emitter import BufferedEmitter, EmitterStats
 from esper.nissa.transport import InProcessTransport
 
@@ -70,9 +70,11 @@ def open_local(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds
         paths: Its folder.
         keep_rounds: On resume, forget telemetry of later rounds, which will be played again; None for a new run.
     """
+    from esper.distributed.telemetry_store import TelemetryStore  # with DuckDB, which only the process that stores needs
+
     build.prepare_process()
     with ExitStack() as stack:
-        store = build.TelemetryStore(config, paths, keep_rounds=keep_rounds, life=uuid4().hex)
+        store = TelemetryStore(config.telemetry, dump(config), paths, keep_rounds=keep_rounds, life=uuid4().hex)
         close_at_end(stack, store.close)
         _say(store.notes)
 
@@ -113,13 +115,7 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
         folder = SharedFolder.mark(paths, life)
         stack.callback(folder.unmark)
         queue = make_queue(config.telemetry.queue_capacity, namespace)
-        sink = actors.start_part(
-            "esper-sink",
-            _build_sink,
-            (config, folder, keep_rounds, namespace),
-            cpus=shares.sink_cpus,
-            place=place(SINK, is_restarted=True, labels=shares.sink_labels),
-        )
+        sink = _start_sink(config, folder, keep_rounds, namespace)
         close_at_end(stack, actors.stop_part, sink, timeout)
         opened = executor.call(sink, "ready")  # awaited by the others while they start
         first_life = partial(actors.fetch, opened.value)
@@ -186,21 +182,23 @@ def _join_cluster(config: RunConfig, namespace: str, stack: ExitStack) -> None:
     require_placement("the run", wanted, actors.cluster_nodes())
 
 
-def _build_sink(config: RunConfig, folder: SharedFolder, keep_rounds: int | None, namespace: str) -> SinkWorker:
-    from esper.distributed.telemetry_queue import Drain, make_queue
+def _start_sink(config: RunConfig, folder: SharedFolder, keep_rounds: int | None, namespace: str) -> Any:
+    from esper.distributed import actors
+    from esper.distributed.sink_process import build_sink
 
-    def open_store() -> build.TelemetryStore:
-        folder.require("telemetry sink")
-        return build.TelemetryStore(config, folder.paths, keep_rounds=keep_rounds, life=folder.token)
-
-    return SinkWorker(open_store, Drain(make_queue(config.telemetry.queue_capacity, namespace)))
+    shares = config.cluster
+    told = (config.telemetry, dump(config), folder, keep_rounds, namespace)
+    place = actors.Place(namespace, SINK, is_restarted=True, labels=shares.sink_labels)
+    return actors.start_part("esper-sink", build_sink, told, cpus=shares.sink_cpus, place=place)
 
 
 def _build_learner(config: RunConfig, folder: SharedFolder, make_emitter: Callable[[], BufferedEmitter]) -> LearnerWorker:
+    build.prepare_process(config.cluster.learner_cpus)
     return build.make_learner(config, make_emitter(), require_folder=partial(folder.require, "learner"))
 
 
 def _build_env(config: RunConfig, facts: RunFacts, make_emitter: Callable[[], BufferedEmitter]) -> EnvWorker:
+    build.prepare_process(config.cluster.env_cpus)
     return build.make_env_worker(config, facts, make_emitter())
 
 

@@ -14,7 +14,7 @@ from esper.nissa.transport import InProcessTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from esper.distributed.build import TelemetryStore
+    from esper.distributed.telemetry_store import TelemetryStore
 
 POLL_SEC = 0.05
 """Shortest pause after the queue was found empty."""

@@ -17,6 +17,7 @@ FORBIDDEN = {
     ("esper.karn",): "ray wandb torch_geometric textual matplotlib",
     ("esper.karn.report",): "ray wandb torch torch_geometric matplotlib",
     ("esper.distributed.build", "esper.distributed.runtime"): "ray duckdb wandb torch_geometric torch._dynamo matplotlib sklearn pandas",
+    ("esper.distributed.sink_process",): "torch wandb torch_geometric textual matplotlib sklearn pandas",
     ("esper.cli.run",): "ray wandb torch_geometric torch._dynamo matplotlib sklearn pandas",
     ("esper.cli.commands",): "torch ray duckdb wandb matplotlib sklearn pandas",
     ("esper.cli.query", "esper.cli.report", "esper.cli.status", "esper.cli.wandb"): "torch ray wandb matplotlib sklearn pandas",

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from esper.distributed.build import TelemetryStore, make_emitter
+from esper.distributed.build import make_emitter
 from esper.distributed.executor import PartLostError
 from esper.distributed.facts import examine
 from esper.distributed.run_dir import create_run_dir
 from esper.distributed.runtime import open_local, open_ray
 from esper.distributed.session import resume_run, train_run
+from esper.distributed.telemetry_store import TelemetryStore
 from esper.karn.store import Store
+from esper.leyline.load import dump
 from esper.leyline.telemetry import PartFaultPayload, TelemetryEvent, TelemetryEventType
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.duckdb import DuckDBSink
@@ -26,8 +28,15 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from esper.distributed.config import RunConfig
+    from esper.distributed.run_dir import RunDir
+
 GIVEN_UP = PartFaultPayload(part="env-0", fault="died", remedy="give_up", num_faults=4, life=7)
 WITHOUT_EXTRAS = ("telemetry.live_queries=false", "telemetry.snapshot_sec=0")
+
+
+def open_store(config: RunConfig, paths: RunDir, *, keep_rounds: int | None) -> TelemetryStore:
+    return TelemetryStore(config.telemetry, dump(config), paths, keep_rounds=keep_rounds, life="one")
 
 
 def lose_a_part() -> None:
@@ -61,7 +70,7 @@ def test_a_run_that_fails_says_so_and_can_be_resumed(finished: Path, tmp_path: P
 
 def test_a_store_that_cannot_tidy_up_lets_go_of_its_file_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = create_run_dir(tmp_path / "run")
-    store = TelemetryStore(tiny_config(*WITHOUT_EXTRAS), paths, keep_rounds=0, life="one")
+    store = open_store(tiny_config(*WITHOUT_EXTRAS), paths, keep_rounds=0)
 
     def refuse(*_: object, **__: object) -> int:
         raise SinkUnavailableError("disk full")
@@ -83,7 +92,7 @@ def test_a_store_that_cannot_be_opened_whole_lets_go_of_its_file(tmp_path: Path,
     monkeypatch.setattr(DuckDBSink, "open_life", refuse)
     monkeypatch.setattr(DuckDBSink, "close", lambda sink: closed.append(sink))
     with pytest.raises(SinkUnavailableError, match="disk full"):
-        TelemetryStore(tiny_config(*WITHOUT_EXTRAS), paths, keep_rounds=None, life="one")
+        open_store(tiny_config(*WITHOUT_EXTRAS), paths, keep_rounds=None)
     assert len(closed) == 1
 
 
@@ -91,7 +100,7 @@ def test_a_store_that_cannot_be_opened_whole_lets_go_of_its_file(tmp_path: Path,
 def test_finished_work_of_a_lost_part_is_fetched_from_its_spool_and_what_is_nowhere_is_recorded(tmp_path: Path, num_vanished: int) -> None:
     paths = create_run_dir(tmp_path / "run")
     config = tiny_config(*WITHOUT_EXTRAS, "telemetry.flush_rows=1")
-    store = TelemetryStore(config, paths, keep_rounds=None, life="one")
+    store = open_store(config, paths, keep_rounds=None)
     transport = FlakyTransport(store.sink)
     emitter = make_emitter(config, "env-0", store.incarnation, transport, paths.spool)
     emitter.emit(heartbeat(1.0))
@@ -127,7 +136,7 @@ class Unreachable:
 def test_what_a_dashboard_missed_is_recorded_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = create_run_dir(tmp_path / "run")
     monkeypatch.setattr("esper.nissa.sinks.wandb.open_wandb", lambda *_, **__: Unreachable())
-    store = TelemetryStore(tiny_config(*WITHOUT_EXTRAS, "telemetry.wandb=offline"), paths, keep_rounds=None, life="one")
+    store = open_store(tiny_config(*WITHOUT_EXTRAS, "telemetry.wandb=offline"), paths, keep_rounds=None)
     for seq in (1, 2, 3):
         store.sink.write([heartbeat_batch(seq)])
     store.close()

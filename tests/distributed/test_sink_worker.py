@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from esper.distributed.build import TelemetryStore
+    from esper.distributed.telemetry_store import TelemetryStore
 
 PATIENCE_SEC = 20.0
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from esper.distributed.actors import RayExecutor, close_session, open_session, start_part, stop_part
+from esper.distributed.build import prepare_process
 from esper.distributed.config import ClusterConfig
 
 WORK = """
@@ -25,7 +26,10 @@ print(json.dumps([threads_of(share) for share in (0.25, 0.75, 1.9, 2.0, 3.5)]))
 
 
 class Computing:
-    """A part that computes, and says with how many threads."""
+    """A part that computes with a share of the CPUs, and says with how many threads."""
+
+    def __init__(self, share: float) -> None:
+        prepare_process(share)
 
     def num_threads(self) -> int:
         torch.autograd.backward((torch.ones(400, 400, requires_grad=True) @ torch.ones(400, 400)).sum())
@@ -47,7 +51,7 @@ def test_an_actor_computes_with_the_whole_cpus_of_its_share() -> None:
     try:
         executor = RayExecutor(timeout_sec=300.0)
         for share, threads in ((0.75, 1), (2.0, 2)):
-            part = start_part(f"computing-{threads}", Computing, (), cpus=share)
+            part = start_part(f"computing-{threads}", Computing, (share,), cpus=share)
             assert executor.get(executor.call(part, "num_threads")) == threads
             stop_part(part, timeout_sec=60.0)
     finally:
