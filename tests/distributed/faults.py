@@ -37,6 +37,8 @@ VOLATILE = re.compile(r"^(event_id|timestamp|producer|incarnation|seq|wall_sec|e
 """Columns that differ between any two runs."""
 SETTINGS = ("cluster.env_cpus=0.75", "cluster.learner_cpus=0.25", "cluster.sink_cpus=0.25", "cluster.restart_delay_sec=0.1")
 PATIENCE_SEC = 900.0
+NOTICE_SEC = 1.0
+"""Between the word that a node will be taken away and its end."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class PlannedFault:
     """Who is killed, and when: so long after the first checkpoint of this round or a later one. A driver comes last."""
 
     part: str
-    """`env-0`, `learner`, `sink`, `queue`, `driver`, or `node`."""
+    """`env-0`, `learner`, `sink`, `queue`, `driver`, `node`, or `spot`: a node that its owner takes back, with notice."""
     after_round: int
     """0 is once the first worker works."""
     delay_sec: float
@@ -139,6 +141,17 @@ def living(part: str) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
+def give_notice(address: str, node_id: str) -> None:
+    """Tell Ray, as a cloud's autoscaler does, that a node will soon be taken away: nothing new is started there."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    until_ms = int(1000 * (time.time() + NOTICE_SEC))
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    is_accepted, why = GcsClient(address=address).drain_node(node_id, reason, "the owner takes it back", until_ms)
+    assert is_accepted, why
+
+
 class _Saboteur(threading.Thread):
     """Carries out a plan while the run goes on in the main thread."""
 
@@ -167,10 +180,13 @@ class _Saboteur(threading.Thread):
         if part == "driver":
             self._write(fault, time.time())
             os.kill(os.getpid(), signal.SIGKILL)
-        if part == "node":
+        if part in ("node", "spot"):
             host = self._find_host("env-0")
             self._write(fault, time.time())
-            self._cluster.remove_node(host, allow_graceful=False)
+            if part == "spot":
+                give_notice(self._cluster.address, host.node_id)
+                time.sleep(NOTICE_SEC)
+            self._cluster.remove_node(host, allow_graceful=part == "spot")
             return
         actor, began = self._find(part), time.time()
         os.kill(int(actor["Pid"]), signal.SIGSTOP if fault.hangs else signal.SIGKILL)
@@ -215,7 +231,7 @@ def _main(root: Path, plan: Plan) -> int:
 
         # the first node has room for the learner and the sink, each of the others for both environment actors
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        for _ in range(1 + sum(fault.part == "node" for fault in plan.faults)):
+        for _ in range(1 + sum(fault.part in ("node", "spot") for fault in plan.faults)):
             cluster.add_node(num_cpus=2)
         settings += [f"cluster.address={cluster.address}", "cluster.env_cpus=1"]
     try:

@@ -50,9 +50,11 @@ class Verdict:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_worker_changes_nothing(finished: Path, tmp_path: Path) -> None:
-    witness = play(tmp_path / "run", Plan((), (PlannedFault("env-0", 1, 0.1),)))
+@pytest.mark.parametrize("part", ["env-0", "spot"])
+def test_a_worker_that_is_killed_or_whose_node_is_taken_away_changes_nothing(part: str, finished: Path, tmp_path: Path) -> None:
+    witness = play(tmp_path / "run", Plan((), (PlannedFault(part, 0, 0.1),), has_nodes=part == "spot"))
     assert witness.exit_code == 0, witness.output
+    assert len([row for row in witness.faults if row["event_type"] == "PART_LOST"]) >= 1
     assert trace(tmp_path / "run") == trace(finished)
     assert told(tmp_path / "run") == told(finished)
     assert weights(tmp_path / "run", ROUNDS) == weights(finished, ROUNDS)
