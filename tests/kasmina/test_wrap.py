@@ -10,43 +10,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.flop_counter import FlopCounterMode
 
 import esper
-from esper.kasmina.config import GrowthConfig
 from esper.kasmina.grad_probe import probe
-from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.surgery import GrowthTransaction
-from esper.kasmina.wrap import WrappedHost, wrap
+from esper.kasmina.wrap import wrap
 from esper.leyline.actions import BlendStyle
 from esper.leyline.host import WrapError
 from esper.leyline.layer_ops import BlueprintError
 from esper.leyline.rng import SeedTree
 from esper.urza import Catalogue
 from tests.fakes.catalogue import FakeCatalogue
-from tests.fakes.growth import EAGER, advance, backward, germinate, randomise, run_plain
-from tests.fakes.users import NUM_CLASSES, Images, Residual, Tokens, Vectors, images, tokens, vectors
+from tests.fakes.growth import advance, backward, germinate, randomise, run_plain
+from tests.fakes.users import NUM_CLASSES, Images, Tokens, Vectors, images, tokens, vectors
+from tests.kasmina.wrapping.hosts import growing, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from esper.kasmina.model import MorphogeneticModel
     from esper.leyline.host import HostFamily
 
 CATALOGUE = Catalogue.standard()
 ALL_OF_TWO = tuple(chain.from_iterable(combinations(range(2), n) for n in range(3)))
-
-
-def wrapped(family: HostFamily, slots: Sequence[str] | None = None) -> tuple[WrappedHost, Tensor]:
-    with SeedTree(1).torch_scope():
-        if family == "cnn":
-            return wrap(Images(), slots or ["stage1", "stage2"], example=images()), images()
-        if family == "transformer":
-            return wrap(Tokens(), slots or ["embedding", "encoder.layers.0"], example=tokens()), tokens()
-        return wrap(Vectors(), slots or ["2", "4"], example=vectors()), vectors()
-
-
-def growing(host: WrappedHost, catalogue: Any = None, **config: Any) -> MorphogeneticModel:
-    return MorphogeneticModel(host, catalogue or FakeCatalogue(), GrowthConfig(**{**EAGER, **config}), SeedTree(7))
 
 
 def blending(model: MorphogeneticModel, slot: int, x: Tensor, **options: Any) -> None:
@@ -148,184 +134,6 @@ def test_automatic_slots_are_as_many_as_wanted_at_most() -> None:
     assert len(wrap(Images(), "auto", example=images(), max_auto_slots=5).slot_modules) == 5
     with pytest.raises(WrapError, match="at least 1"):
         wrap(Images(), "auto", example=images(), max_auto_slots=0)
-
-
-class Returning(nn.Module):
-    """A model whose parts or result are not what a slot or a loss can use."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.body = nn.Linear(10, 8)
-        self.part = Part(kind)
-        self.head = nn.Linear(8, NUM_CLASSES)
-        self.spare = nn.Linear(10, 8)
-        self.kind = kind
-
-    def forward(self, x: Tensor) -> Any:
-        value = self.body(x)
-        made = self.part(value)
-        if self.kind == "ignored":
-            return self.head(value)
-        if self.kind == "inplace":
-            made.mul_(2.0)
-        logits = self.head(
-            made[0] if isinstance(made, tuple) else made.float() if self.kind == "integers" else made.reshape(len(x), -1)[:, :8]
-        )
-        return (logits,) if self.kind == "tuple of logits" else {"logits": logits} if self.kind == "dict of logits" else logits
-
-
-class Part(nn.Module):
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, x: Tensor) -> Any:
-        if self.kind == "tuple":
-            return x + 1.0, x
-        if self.kind == "five axes":
-            return x[:, :, None, None, None] + 1.0
-        return x.round().long() if self.kind == "integers" else x + 1.0
-
-
-@pytest.mark.parametrize(
-    ("kind", "slot", "message"),
-    [
-        ("plain", "bod", r"'bod' is no submodule .* did you mean body"),
-        ("plain", "zzz", r"'zzz' is no submodule .* it has body, part, head, spare"),
-        ("plain", "", r"'' is no submodule"),
-        ("plain", "spare", r"'spare' never runs"),
-        ("tuple", "part", r"'part' returns a tuple of 2; a slot needs one plain tensor"),
-        ("five axes", "part", r"'part' returns a value \[6, 8, 1, 1, 1\]; a slot takes \[B, C, H, W\]"),
-        ("integers", "part", r"'part' returns a int64 tensor .* floating-point"),
-        ("inplace", "part", r"'part' has its output modified in place"),
-        ("ignored", "part", r"no gradient flows .* 'part'"),
-        ("tuple of logits", "part", r"returns a tuple of 1 .* it should return logits \[6, classes\]"),
-        ("dict of logits", "part", r"returns a dict of 1 .* logits"),
-    ],
-)
-def test_what_cannot_carry_a_slot_is_refused_by_name(kind: str, slot: str, message: str) -> None:
-    with pytest.raises(WrapError, match=message):
-        wrap(Returning(kind), [slot], example=vectors())
-
-
-def test_a_submodule_that_runs_twice_is_refused() -> None:
-    with pytest.raises(WrapError, match=r"'stage1\.0\.act' runs 2 times .* the block around it"):
-        wrap(Images(), ["stage1.0.act"], example=images())
-
-
-def test_a_module_that_changes_a_slots_value_in_place_is_named() -> None:
-    with pytest.raises(WrapError, match=r"'stem\.1' has its output modified in place .*\(stem\.2: ReLU\(inplace=True\)\)"):
-        wrap(Images(), ["stem.1"], example=images())
-    trained = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Dropout(0.5, inplace=True), nn.Linear(8, NUM_CLASSES))
-    with pytest.raises(WrapError, match=r"'1' has its output modified in place .*\(2: Dropout\(inplace=True\)\)"):
-        wrap(trained, ["1"], example=vectors())
-
-
-def test_slots_of_different_families_are_refused() -> None:
-    with pytest.raises(WrapError, match=r"one family.*'stage1' cnn, 'dropout' mlp"):
-        wrap(Images(), ["stage1", "dropout"], example=images())
-
-
-class Transposing(nn.Module):
-    """Puts the batch, or the channels, into another axis on the way."""
-
-    def __init__(self, part: nn.Module, axes: tuple[int, int], back: tuple[int, int]) -> None:
-        super().__init__()
-        self.part = part
-        self.embedding = nn.Embedding(11, 12)
-        self.head = nn.Linear(12, NUM_CLASSES)
-        self.axes, self.back = axes, back
-
-    def forward(self, x: Tensor) -> Tensor:
-        value = self.part(self.embedding(x).transpose(*self.axes)).transpose(*self.back)
-        logits: Tensor = self.head(value.mean(1))
-        return logits
-
-
-def test_values_with_their_axes_in_another_order_are_refused() -> None:
-    with pytest.raises(WrapError, match=r"batch in axis 1"):
-        wrap(Transposing(nn.Linear(12, 12), (0, 1), (0, 1)), ["part"], example=tokens(4))
-    with pytest.raises(WrapError, match=r"channels are in axis 1"):
-        wrap(Transposing(nn.Conv1d(12, 12, 1), (1, 2), (1, 2)), ["part"], example=tokens(4))
-
-
-def test_models_that_mix_samples_are_refused() -> None:
-    with pytest.raises(WrapError, match="other samples of its batch"):
-        wrap(Tokens(batch_first=False), "auto", example=tokens())
-    unsteady = nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, NUM_CLASSES))
-    with pytest.raises(WrapError, match=r"at 1 depends .*running statistics"):
-        wrap(unsteady, ["1"], example=torch.zeros(2, 10))
-
-
-class Odd(nn.Module):
-    """Does something in its forward pass that it should not."""
-
-    def __init__(self, doing: Callable[[Odd, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.part = nn.Linear(10, 8)
-        self.head = nn.Linear(8, NUM_CLASSES)
-        self.count: Tensor
-        self.register_buffer("count", torch.zeros(()))
-        self.doing = doing
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.doing(self, self.part(x)))
-        return logits
-
-
-def _count_up(model: Odd, x: Tensor) -> Tensor:
-    model.count = model.count + 1
-    return x
-
-
-def _fail_in_training(model: Odd, x: Tensor) -> Tensor:
-    if model.training:
-        raise RuntimeError("no training here")
-    return x
-
-
-@pytest.mark.parametrize(
-    ("doing", "message"),
-    [
-        (lambda _, x: F.dropout(x), "random numbers in evaluation mode"),
-        (_count_up, "writes to the buffers count"),
-        (_fail_in_training, "fails in training mode .* no training here"),
-        (lambda _, x: x[:, :4], "fails in evaluation mode"),
-    ],
-)
-def test_models_that_cannot_be_evaluated_or_trained_are_refused(doing: Callable[[Odd, Tensor], Tensor], message: str) -> None:
-    model = Odd(doing)
-    with pytest.raises(WrapError, match=message):
-        wrap(model, ["part"], example=vectors())
-    assert float(model.count) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("slots", "message"),
-    [
-        ("stage1", r"\['stage1'\]"),
-        ([], "at least one"),
-        (["stage1", "stage1"], "each one once"),
-        ({"stage1": "first"}, "'r0c1'"),
-        ({"stage1": "r0c0", "stage2": "r0c0"}, "of its own"),
-    ],
-)
-def test_malformed_slots_are_refused(slots: Any, message: str) -> None:
-    with pytest.raises(WrapError, match=message):
-        wrap(Images(), slots, example=images())
-
-
-def test_examples_and_models_that_cannot_be_used_are_refused() -> None:
-    with pytest.raises(WrapError, match="at least 2 inputs"):
-        wrap(Images(), "auto", example=images(1))
-    with pytest.raises(WrapError, match="int64 tokens"):
-        wrap(Tokens(), "auto", example=tokens().int())
-    with pytest.raises(WrapError, match=r"every parameter .* frozen"):
-        wrap(Images().requires_grad_(False), "auto", example=images())
-    with pytest.raises(WrapError, match="no parameters"):
-        wrap(nn.Flatten(), "auto", example=images())
-    with pytest.raises(WrapError, match="finds no place"):
-        wrap(nn.Sequential(nn.Flatten(), nn.Linear(192, NUM_CLASSES)), "auto", example=images())
 
 
 def without_dropout(module: nn.Module) -> nn.Module:
@@ -604,53 +412,6 @@ def test_training_on_a_single_sample_is_refused_where_it_cannot_be_right(
     with pytest.raises(WrapError, match="cannot be trained on a batch of 1"):
         growing(host).train()(example()[:1])
     assert wrap(Images(), ["stage1"], example=images()).min_train_batch == 1
-
-
-@pytest.mark.parametrize("family", ["cnn", "transformer", "mlp"])
-def test_layers_are_submodules_and_account_for_every_parameter(family: HostFamily) -> None:
-    host, x = wrapped(family)
-    layers = host.layer_specs()
-    for layer in layers:
-        assert sum(p.numel() for p in host.get_submodule(layer.layer_id).parameters()) == layer.num_parameters
-    assert sum(layer.num_parameters for layer in layers) == sum(p.numel() for p in host.parameters())
-    segments = [layer.segment for layer in layers]
-    assert segments == sorted(segments)
-    assert segments[-1] == 2
-    found = probe(growing(host), x, torch.arange(len(x)) % NUM_CLASSES)
-    assert all(layer.weight_norm is not None and layer.gradient_norm is not None for layer in found.layers)
-
-
-def test_layers_tell_their_kind_activation_dropout_and_widths() -> None:
-    layers = {spec.layer_id: spec for spec in wrap(Images(dropout=0.25), ["stage1"], example=images()).layer_specs()}
-    kinds = {
-        name.removeprefix("model."): (s.layer_type, s.activation_type, s.input_channels, s.output_channels) for name, s in layers.items()
-    }
-    assert kinds["stem.0"] == ("conv2d", None, 3, 8)
-    assert kinds["stem.1"] == ("batch_norm", "relu", 8, 8)
-    assert kinds["head"] == ("linear", None, 16, NUM_CLASSES)
-    read = {spec.layer_id: spec for spec in wrap(Tokens(), ["embedding"], example=tokens()).layer_specs()}
-    assert read["model.embedding"].layer_type == "embedding"
-    attention = read["model.encoder.layers.0.self_attn"]
-    assert (attention.layer_type, attention.dropout_rate, attention.flops) == ("attention", 0.1, 6 * (4 * 12 * 12 + 2 * 6 * 12))
-    assert [s.activation_type for s in wrap(Vectors(), ["2"], example=vectors()).layer_specs()] == [None, "tanh", "gelu", None]
-
-
-def test_costs_are_what_torch_counts() -> None:
-    user = Images().eval()
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        user(images(1))
-    layers = wrap(user, ["stage1"], example=images()).layer_specs()
-    assert sum(s.flops for s in layers if s.layer_type in ("conv2d", "linear")) == counter.get_total_flops() // 2
-
-
-def test_the_layers_of_a_large_model_are_told_by_blocks() -> None:
-    deep = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(*(Residual(4) for _ in range(30))), nn.Flatten(), nn.Linear(256, NUM_CLASSES))
-    host = wrap(deep, {"1.3": "r0c0", "1": "r0c1"}, example=images())
-    layers = host.layer_specs()
-    assert [s.layer_id for s in layers] == ["model.0", *(f"model.1.{i}" for i in range(30)), "model.3"]
-    assert sum(s.num_parameters for s in layers) == sum(p.numel() for p in host.parameters())
-    assert growing(host).slot_layers() == (4, 30)
 
 
 def test_a_seed_that_fails_in_a_forward_pass_is_named() -> None:
