@@ -230,8 +230,8 @@ def remove_folders(made: Sequence[Path]) -> None:
 def claim(lock: Path) -> None:
     """Take a folder for this process, and show signs of life until it is released or the process ends.
 
-    A process of this machine that took it before and has ended loses it at once. Whether one of another machine has, is told by
-    its signs of life: they are waited for, at most `lease.LEASE_SEC`.
+    A process of this machine that took it before and has ended loses it at once, even if another has its number by now. Whether
+    one of another machine has, is told by its signs of life: they are waited for, at most `lease.LEASE_SEC`.
 
     Args:
         lock: The file in it that names the owner.
@@ -310,9 +310,13 @@ def _this_process() -> Owner:
 
 def _may_live(other: Owner, file: IO[str], folder: Path) -> bool:
     """Whether the owner that the open lock names lives or, on another machine, has shown a sign of life lately."""
-    if other.is_here:
-        return _is_alive(other.process)
-    return lease.disk_time(folder) - os.fstat(file.fileno()).st_mtime <= lease.LEASE_SEC
+    if other.is_here and not _is_alive(other.process):
+        return False
+    silent_sec = lease.disk_time(folder) - os.fstat(file.fileno()).st_mtime
+    if not other.is_here:
+        return silent_sec <= lease.LEASE_SEC
+    age_sec = _age_sec(other.process)  # one that is younger than the last sign of life has only the owner's number
+    return age_sec is None or age_sec >= silent_sec - LOOK_SEC
 
 
 @contextmanager
@@ -352,3 +356,13 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return process > 0
+
+
+def _age_sec(process: int) -> float | None:
+    """How long a process of this machine has been running; None where that cannot be told."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        age_sec = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+    return age_sec if age_sec >= 0.0 else None

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,7 +30,6 @@ from esper.distributed.run_dir import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 CLAIMANT = """
@@ -129,6 +129,19 @@ def test_two_processes_do_not_write_to_one_run(tmp_path: Path, stranger: subproc
     stranger.kill()
     stranger.wait()
     open_run_dir(root, for_writing=True)
+    assert owner(paths) == Owner(platform.node(), os.getpid())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the age of processes is told by Linux")
+def test_a_process_that_has_only_the_number_of_one_that_ended_does_not_hold_the_folder(
+    tmp_path: Path, stranger: subprocess.Popen[bytes]
+) -> None:
+    paths = open_run_dir(make_run(tmp_path / "run"), for_writing=False)
+    paths.lock.write_text(Owner(platform.node(), stranger.pid).to_text())
+    before_it_began = time.time() - 60.0
+    os.utime(paths.lock, (before_it_began, before_it_began))
+    assert owner(paths) is None
+    open_run_dir(paths.root, for_writing=True)
     assert owner(paths) == Owner(platform.node(), os.getpid())
 
 
