@@ -5,7 +5,7 @@ is what DuckDB takes for the same rows, joined beforehand and in as many transac
 reaches. Sizes are slopes over several copies of the stream, so that the file's empty tables do not count; their reference is what
 no encoding can save: 8 bytes for every measured number that is no whole one, and 16 for every event's random id.
 
-python -m benchmarks.bench_telemetry --repeats 3 --json telemetry.json
+python -m benchmarks.bench_telemetry --repeats 3 --json benchmarks/results/telemetry.json
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             train_run(read_run_config(QUICK, overrides), root / "recorded", local=True)
             stream = read_stream(root / "recorded")
             return {
-                "cpu_share": cpu_share(stream, root, arguments.repeats, overrides),
+                "P9_cpu_share": cpu_share(stream, root, arguments.repeats, overrides),
                 **speed_and_size(stream, root, arguments.repeats),
             }
 
@@ -123,21 +123,21 @@ def speed_and_size(stream: Stream, root: Path, repeats: int) -> dict[str, Figure
         at_once.append(_bare(stream, root / f"once-{repeat}.duckdb", COPIES))
     per_step, floor = len(stream.events) / stream.env_steps, incompressible_bytes(stream) / len(stream.events)
     return {
-        "rows_per_sec": figure(
+        "P9_rows_per_sec": figure(
             "rows stored", "1/s", values=[num_rows / one.wall_sec for one in told],
             reference="the same rows, joined, inserted by DuckDB alone", reference_values=[num_rows / one.wall_sec for one in bare],
             all_in_one_insert=[num_rows / one.wall_sec for one in at_once], rows_per_transaction=COPIES_PER_WRITE * len(stream.events),
         ),
-        "rows_per_cpu_sec": figure(
+        "P9_rows_per_cpu_sec": figure(
             "rows stored per CPU second", "1/s", values=[num_rows / one.cpu_sec for one in told],
             reference="the same rows, joined, inserted by DuckDB alone", reference_values=[num_rows / one.cpu_sec for one in bare],
             all_in_one_insert=[num_rows / one.cpu_sec for one in at_once],
         ),
-        "bytes_per_env_step": figure(
+        "P9_bytes_per_env_step": figure(
             "bytes on disk per env step", "B", values=[size * per_step for size in sizes],
             reference="measured numbers and ids", reference_values=[floor * per_step] * repeats,
         ),
-        "mb_per_million_events": figure(
+        "P9_mb_per_million_events": figure(
             "size on disk", "MB per million events", values=sizes, reference="measured numbers and ids", reference_values=[floor] * repeats
         ),
     }  # fmt: skip

@@ -33,6 +33,7 @@ GOALS = {
     "P6": "decision for 10 layers / 100 nodes / 16 graphs ≤ 3 / 5 / 8 ms",
     "P7": "decision at 10,000 nodes and 50,000 edges: p95 ≤ 30 ms on two cores, ≥ 7 times as fast as PyTorch Geometric's layers",
     "P8": "PPO update ≤ 15 % of a round",
+    "P9": "telemetry: ≤ 2 % of an env step's CPU, ≥ 100,000 rows per second into DuckDB, ≤ 1 kB per env step, ≤ 40 MB per million events",
     "P11": "first env step ≤ 4 s in one process, ≤ 12 s on a fresh local Ray",
     "P12": "≤ 250 MB an env actor, ≤ 2 MB a further trial",
 }
