@@ -2,7 +2,7 @@
 
 CPU seconds of each role per environment step, how busy the environment actors are, and the memory of Ray's own processes.
 
-python -m benchmarks.bench_scale --envs 2 16 64 256 1024 --json benchmarks/results/scale.json
+python -m benchmarks.bench_scale --envs 2 16 64 256 1024 --steps 12 --step-sec 2 --json experiments/scale/results.json
 """
 
 from __future__ import annotations
@@ -89,17 +89,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--steps", type=int, default=5, help="host epochs of each episode")
     parser.add_argument("--step-sec", type=float, default=1.0, help="how long an actor's step sleeps")
     parser.add_argument("--processes", type=int, default=4, help="processes that the sleeping hosts share")
-    parser.add_argument("--preset", default="image-mix", help="whose graphs and telemetry are sent")
+    parser.add_argument("--config", type=Path, help="settings of the run, e.g. configs/run/quick.yaml; none are the defaults")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
 
     def measure() -> dict[str, Figure]:
-        recording = record(_config(options.preset, options.envs_per_actor, options.envs_per_actor), options.steps)
+        recording = record(_config(options.config, options.envs_per_actor, options.envs_per_actor), options.steps)
         figures = {}
         for num_envs in options.envs:
             group = min(num_envs, options.envs_per_actor)
             scale = Scale(num_envs, group, options.steps, options.step_sec, min(options.processes, num_envs // group))
-            figures[f"envs_{num_envs}"] = measure_scale(scale, recording, options.preset)
+            figures[f"envs_{num_envs}"] = measure_scale(scale, recording, options.config)
             print(f"{num_envs} environments: {figures[f'envs_{num_envs}']}", flush=True)
         return figures
 
@@ -121,9 +121,9 @@ def record(config: RunConfig, steps: int) -> Recording:
     return Recording(tuple(batches), tuple(events))
 
 
-def measure_scale(scale: Scale, recording: Recording, preset: str) -> Figure:
+def measure_scale(scale: Scale, recording: Recording, settings: Path | None) -> Figure:
     """One round of a fresh cluster; the first, shorter one warms it up and does not count."""
-    config = _config(preset, scale.num_envs, scale.envs_per_actor)
+    config = _config(settings, scale.num_envs, scale.envs_per_actor)
     with TemporaryDirectory() as folder:
         paths = create_run_dir(Path(folder) / "run")
         os.environ.setdefault("RAY_worker_niceness", "0")  # else everything else on the machine comes before what is measured
@@ -202,10 +202,10 @@ def _start_hosts(scale: Scale, recording: Recording, make_emitter: Callable[[str
     return processes, workers
 
 
-def _config(preset: str, num_envs: int, envs_per_actor: int) -> RunConfig:
-    settings = {"task.preset": preset, "rollout.num_envs": num_envs, "rollout.envs_per_actor": envs_per_actor}
+def _config(path: Path | None, num_envs: int, envs_per_actor: int) -> RunConfig:
+    settings = {"rollout.num_envs": num_envs, "rollout.envs_per_actor": envs_per_actor}
     settings |= {"telemetry.heartbeat_sec": 0, "telemetry.infrastructure_rounds": 0, "evaluation.seeds_per_context": 0}
-    return read_run_config(None, [f"{key}={value}" for key, value in settings.items()])
+    return read_run_config(path, [f"{key}={value}" for key, value in settings.items()])
 
 
 def _build_learner(config: RunConfig) -> LearnerWorker:
