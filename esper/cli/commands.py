@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from esper.cli import doctor
-from esper.cli.main import FAILED, OK
+from esper.cli.exit_codes import FAILED, OK
 from esper.distributed.checkpoint_folder import CheckpointError
 from esper.distributed.executor import ClusterError, RunFailedError
 from esper.distributed.run_dir import RunDirError

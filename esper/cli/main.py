@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.cli.arguments import add_evaluate, add_export, add_operations, add_resume, add_short_settings
+from esper.cli.exit_codes import INTERRUPTED, USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 STOPPED = {
     "train": "stopped before the run began",
     "resume": "stopped before the run went on",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from esper.cli.main import OK
+from esper.cli.exit_codes import OK
 from esper.distributed.run_dir import RunDirError
 from esper.karn.live import MOST, ask_live
 from esper.karn.report.rendering import render

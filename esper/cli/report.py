@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from esper.cli.main import OK
+from esper.cli.exit_codes import OK
 from esper.distributed.run_dir import RunDir, RunDirError
 from esper.distributed.settings_file import read_settings
 from esper.karn.report.run_page import REPORT_FILE, Context, write_run_page

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from esper.cli.arguments import overrides
-from esper.cli.main import INTERRUPTED, OK
+from esper.cli.exit_codes import INTERRUPTED, OK
 from esper.distributed.again import fetch_run, has_begun, has_copies
 from esper.distributed.config import RunConfig, read_named, read_run_config
 from esper.distributed.export import export_policy

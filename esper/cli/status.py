@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from esper.cli.main import OK
+from esper.cli.exit_codes import OK
 from esper.distributed.status import RunStatus, run_status
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from esper.cli.arguments import overrides
-from esper.cli.main import FAILED, INTERRUPTED, OK
+from esper.cli.exit_codes import FAILED, INTERRUPTED, OK
 from esper.distributed.job_server import JobServer, JobState
 from esper.distributed.submit import SubmitOptions, check, interpreter, make_request
 from esper.leyline.load import ConfigError

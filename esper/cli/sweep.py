@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.cli.main import INTERRUPTED, OK
+from esper.cli.exit_codes import INTERRUPTED, OK
 from esper.distributed.run_dir import RunDirError
 from esper.distributed.sweep.config import read_sweep
 from esper.distributed.sweep.layout import open_sweep_dir

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from esper.cli.main import OK
+from esper.cli.exit_codes import OK
 from esper.distributed.run_dir import RunDir, RunDirError
 from esper.distributed.settings_file import read_settings
 from esper.karn.replay import replay

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper.distributed.executor import DataLostError, LearnerHungError, PartLostError, without_learner
+from esper.distributed.executor import DataLostError, InterruptedRound, LearnerHungError, PartLostError, without_learner
 from esper.distributed.supervise import Fault, overdue
 from esper.leyline.rollout import ActMode
 
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 POLL_SEC = 0.25
 """Longest wait before it is asked whether to stop, who is overdue, and who is to be started again."""
-
-
-class InterruptedRound(Exception):  # noqa: N818
-    """The user asked to stop; the episodes in flight were dropped."""
 
 
 class Collector:

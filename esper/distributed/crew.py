@@ -11,8 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper.distributed.collector import InterruptedRound
-from esper.distributed.executor import PartHungError, PartLostError, RunFailedError
+from esper.distributed.executor import InterruptedRound, PartHungError, PartLostError, RunFailedError
 from esper.distributed.pulse import Pulse
 from esper.distributed.supervise import Decision, Fault, Health, Remedy, after_fault, can_do_without, due, not_aged, overdue
 from esper.leyline.telemetry import PartFaultPayload, TelemetryEvent, TelemetryEventType

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -11,60 +10,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder
-from esper.distributed.collector import Collector, InterruptedRound
+from esper.distributed.collector import Collector
 from esper.distributed.config import RunConfig
 from esper.distributed.event_group import LEARNED, group_id
-from esper.distributed.executor import LearnerHungError, LearnerLostError, PartLostError, without_learner
+from esper.distributed.executor import InterruptedRound, LearnerHungError, LearnerLostError, PartLostError, without_learner
 from esper.distributed.facts import RunFacts
 from esper.distributed.requests import training_round
+from esper.distributed.rounds import Counts, RoundReport
 from esper.distributed.run_dir import require_claim
 from esper.distributed.runtime import Runtime
 from esper.distributed.story import RunStory
 from esper.distributed.supervise import Fault
-from esper.leyline.reports import EpisodeOutcome
 from esper.leyline.rng import SeedTree
 from esper.leyline.rollout import ActMode
-from esper.simic.update_report import UpdateReport
 
 
 def never() -> bool:
     """Nobody asks to stop."""
     return False
-
-
-@dataclass(slots=True)
-class Counts:
-    """How far a run is; saved with every checkpoint."""
-
-    rounds: int = 0
-    episodes: int = 0
-    env_steps: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RoundReport:
-    """What one round brought."""
-
-    counts: Counts
-    outcomes: tuple[EpisodeOutcome, ...]
-    update: UpdateReport
-    wall_sec: float
-    """Playing and learning."""
-
-    @property
-    def mean_utility(self) -> float:
-        """Mean utility of the round's episodes on test data."""
-        return statistics.fmean(outcome.utility for outcome in self.outcomes)
-
-    @property
-    def mean_accuracy(self) -> float:
-        """Mean final accuracy of the round's episodes, in percent."""
-        return statistics.fmean(outcome.final_accuracy for outcome in self.outcomes)
-
-    @property
-    def env_steps_per_sec(self) -> float:
-        """Throughput, updates included."""
-        return sum(outcome.episode_length for outcome in self.outcomes) / self.wall_sec
 
 
 class Mirror(Protocol):

@@ -31,6 +31,10 @@ class DataLostError(RunFailedError):
     """What was passed to a part vanished with the node that held it."""
 
 
+class InterruptedRound(Exception):  # noqa: N818
+    """The user asked to stop; the episodes in flight were dropped."""
+
+
 class LearnerLostError(RunFailedError):
     """The learner is gone, and with it the round's transitions."""
 

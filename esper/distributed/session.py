@@ -12,11 +12,11 @@ from esper.distributed import report
 from esper.distributed.build import registry_digests, require_devices
 from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder, read_manifest, require_same_meaning
 from esper.distributed.closing import besides
-from esper.distributed.collector import Collector, InterruptedRound
+from esper.distributed.collector import Collector
 from esper.distributed.compare import Comparison, compare
 from esper.distributed.config import RunConfig, read_run_config, write_run_config
 from esper.distributed.driver import Run, go_back, restore, train
-from esper.distributed.executor import ClusterError, LearnerLostError, RunFailedError
+from esper.distributed.executor import ClusterError, InterruptedRound, LearnerLostError, RunFailedError
 from esper.distributed.facts import RunFacts, examine
 from esper.distributed.run_dir import (
     RunDir,

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from esper.distributed.config import RunConfig
-    from esper.distributed.driver import Counts, RoundReport
     from esper.distributed.facts import RunFacts
+    from esper.distributed.rounds import Counts, RoundReport
     from esper.nissa.emitter import BufferedEmitter
     from esper.simic.config import PPOConfig
 

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from esper.cli import commands
-from esper.cli.main import INTERRUPTED, main
+from esper.cli.exit_codes import INTERRUPTED
+from esper.cli.main import main
 from esper.cli.settings import describe
 from esper.distributed.config import RunConfig
 from esper.distributed.run_dir import Owner

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from esper.distributed.checkpoint_folder import CheckpointFolder
-from esper.distributed.collector import Collector, InterruptedRound
+from esper.distributed.collector import Collector
 from esper.distributed.driver import Run, train
 from esper.distributed.env_worker import ScriptedSpec
-from esper.distributed.executor import LocalExecutor
+from esper.distributed.executor import InterruptedRound, LocalExecutor
 from esper.distributed.facts import examine
 from esper.distributed.run_dir import create_run_dir
 from esper.distributed.runtime import open_local

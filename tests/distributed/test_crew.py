@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper.distributed.collector import Collector, InterruptedRound
+from esper.distributed.collector import Collector
 from esper.distributed.config import ClusterConfig
 from esper.distributed.crew import Crew
 from esper.distributed.driver import never
-from esper.distributed.executor import DataLostError, LearnerLostError, LocalExecutor, PartLostError, RunFailedError
+from esper.distributed.executor import DataLostError, InterruptedRound, LearnerLostError, LocalExecutor, PartLostError, RunFailedError
 from esper.distributed.supervise import Fault
 from esper.leyline.rollout import ActMode
 from esper.leyline.telemetry import TelemetryEventType

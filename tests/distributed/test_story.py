@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper.distributed.driver import Counts, RoundReport
+from esper.distributed.rounds import Counts, RoundReport
 from esper.distributed.story import RunStory
 from esper.leyline.rng import SeedTree
 from esper.leyline.telemetry import PartFaultPayload

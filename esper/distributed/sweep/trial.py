@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from esper.distributed.driver import RoundReport
+    from esper.distributed.rounds import RoundReport
     from esper.distributed.sweep.config import Sweep
 
 CLAIM_SEC = 120.0
