@@ -168,8 +168,10 @@ def _read(path: Path, digests: Mapping[str, str] | None) -> StoredPolicy:
     if digests is not None:
         _check_digests(path, manifest.digests, digests)
     _check_limits(path, manifest.limits, num_blueprints=min(NUM_BLUEPRINT_PLACES, len(registries.blueprints) - 1))
+    policy = _build(path, manifest, contents[WEIGHTS])
+    _check_norms(path, contents[NORMS], policy)
     return StoredPolicy(
-        policy=_build(path, manifest, contents[WEIGHTS]),
+        policy=policy,
         version=manifest.policy_version,
         observing=Observing(registries, manifest.limits, manifest.steps_per_epoch),
         digests=manifest.digests,
@@ -211,6 +213,16 @@ def _check_limits(path: Path, limits: GrowthLimits, *, num_blueprints: int) -> N
         places = getattr(limits, name)
         if not all(0 <= place < size for place in places):
             raise PolicyRejectedError(path, Rejection.UNREADABLE, f"limits.{name}={list(places)} should be places from 0 to {size - 1}")
+
+
+def _check_norms(path: Path, content: bytes, policy: TamiyoPolicy) -> None:
+    """Refuse statistics that are not those of the weights."""
+    try:
+        told = FeatureNorms.from_json(content.decode())
+    except (NormsError, UnicodeDecodeError) as error:
+        raise PolicyRejectedError(path, Rejection.UNREADABLE, f"{NORMS}: {quoted(error)}") from error
+    if told != _norms_of(policy):
+        raise PolicyRejectedError(path, Rejection.ALTERED, f"{NORMS} tells other statistics than {WEIGHTS} holds")
 
 
 def _build(path: Path, manifest: Manifest, weights: bytes) -> TamiyoPolicy:

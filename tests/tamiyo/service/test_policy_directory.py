@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from esper.leyline.actions import NUM_HEADS
 from esper.leyline.rng import SeedTree
+from esper.tamiyo.features import METRICS
 from esper.tamiyo.graph_builder import GraphBuilder
+from esper.tamiyo.norms import FeatureNorms
 from esper.tamiyo.registries import Registries
 from esper.tamiyo.service import Observing, PolicyAnswerError, PolicyRejectedError, Rejection, load_policy, save_policy
 from esper.tamiyo.service.manifest import hash_of, seal_of, version_of
@@ -119,13 +121,24 @@ def _rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) ->
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file)
-    manifest = json.loads((path / "manifest.json").read_text())
     found = hash_of(file.read_bytes())
-    _reseal(path, sha256=manifest["sha256"] | {file.name: found}, policy_version=version_of(0, found))
+    _reseal(path, sha256=_hashes(path) | {file.name: found}, policy_version=version_of(0, found))
+
+
+def _renorm(path: Path, text: str) -> None:
+    """Change the statistics for people, and vouch for them."""
+    (path / "gnn_norms.json").write_text(text)
+    _reseal(path, sha256=_hashes(path) | {"gnn_norms.json": hash_of(text.encode())})
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((path / "manifest.json").read_text())["sha256"]
+    return found
 
 
 def _weigh(tensors: dict[str, torch.Tensor], factor: float) -> None:
-    tensors.update({name: tensor * factor for name, tensor in tensors.items()})
+    """Scale all weights, and leave the statistics of the inputs."""
+    tensors.update({name: tensor * factor for name, tensor in tensors.items() if not name.startswith("gnn.metrics.")})
 
 
 def _limit(path: Path, **changes: object) -> None:
@@ -215,6 +228,8 @@ def test_a_policy_of_another_layout_of_observations_is_refused_even_as_the_first
         (lambda path: _limit(path, blueprints=[32]), Rejection.UNREADABLE),
         (lambda path: _limit(path, tempos=[-1]), Rejection.UNREADABLE),
         (lambda path: _limit(path, max_seeds="many"), Rejection.UNREADABLE),
+        (lambda path: _renorm(path, "{}"), Rejection.UNREADABLE),
+        (lambda path: _renorm(path, FeatureNorms((9.0,) * len(METRICS), (1.0,) * len(METRICS)).to_json()), Rejection.ALTERED),
         (lambda path: _rewrite(path, lambda tensors: _weigh(tensors, 1e30)), Rejection.WEIGHTS),
         (lambda path: _rewrite(path, lambda tensors: tensors["gnn.metrics.var"].neg_()), Rejection.WEIGHTS),
         (lambda path: _rewrite(path, lambda tensors: tensors["gnn.metrics.var"].fill_(float("inf"))), Rejection.WEIGHTS),
