@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOOK_SEC = 1.0
 """Between two looks at the claim of another machine."""
+CLOCK_SEC = 1.0
+"""By which the age of a file and that of a process may be told too old or too young."""
 
 
 class RunDirError(RuntimeError):
@@ -316,7 +318,7 @@ def _may_live(other: Owner, file: IO[str], folder: Path) -> bool:
     if not other.is_here:
         return silent_sec <= lease.LEASE_SEC
     age_sec = _age_sec(other.process)  # one that is younger than the last sign of life has only the owner's number
-    return age_sec is None or age_sec >= silent_sec - LOOK_SEC
+    return age_sec is None or age_sec >= silent_sec - CLOCK_SEC
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from esper.leyline.reports import EpochTimings, LayerReport, SlotReport, TrialRe
 from esper.leyline.schemas import GovernorVerdict
 from esper.leyline.signals import FastTrainingSignals, pad_history
 from esper.leyline.stages import SeedStage, is_active_stage
+from esper.tamiyo.packet_check import check_packet
 from esper.tamiyo.packet_seeds import Place, place_seeds, seed_report, shown_seed, watched_layers
 from esper.tamiyo.packet_values import number, or_nan, ranged
 from esper.tamiyo.registries import UNKNOWN
@@ -47,12 +48,21 @@ _OF_SLOT = tuple(f.name for f in fields(SlotState) if f.name != "slot_id")
 
 
 def report_from_packet(packet: SystemStatePacket, host: HostDescription | None, *, limits: GrowthLimits) -> TrialReport:
-    """The report that Esper's own training would have given.
+    """The report that Esper's own training would have given. A packet needs no `check_packet` before it.
 
     Args:
-        packet: What the training system says, as `check_packet` returned it.
+        packet: What the training system says.
         host: What it trains; None stands for what the packet itself implies, see `implied_host`.
         limits: What the policy was trained under; the host's own go before them.
+
+    Raises:
+        PacketError: If the packet is none, or contradicts itself or the host.
+    """
+    return report_from_checked(check_packet(packet), host, limits=limits)
+
+
+def report_from_checked(packet: SystemStatePacket, host: HostDescription | None, *, limits: GrowthLimits) -> TrialReport:
+    """As `report_from_packet`, of what `check_packet` returned.
 
     Raises:
         PacketError: If the packet contradicts itself or the host.

@@ -59,7 +59,7 @@ def untold_in(packet: SystemStatePacket, host: HostDescription | None, report: T
     Args:
         packet: What the training system says, as `check_packet` returned it.
         host: Its host; None if nobody described it.
-        report: What `report_from_packet` made of the two.
+        report: What `report_from_checked` made of the two.
     """
     states = {seed.seed_id: seed for seed in packet.seed_states}
     of_host = _untold_of_host(packet, host)

@@ -53,6 +53,11 @@ class PlannedFault:
     hangs: bool = False
     """Whether the process is stopped instead of ended, and stays."""
 
+    @property
+    def takes_node(self) -> bool:
+        """Whether a whole node goes."""
+        return self.part in ("node", "spot")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -180,7 +185,7 @@ class _Saboteur(threading.Thread):
         if part == "driver":
             self._write(fault, time.time())
             os.kill(os.getpid(), signal.SIGKILL)
-        if part in ("node", "spot"):
+        if fault.takes_node:
             host = self._find_host("env-0")
             self._write(fault, time.time())
             if part == "spot":
@@ -231,7 +236,7 @@ def _main(root: Path, plan: Plan) -> int:
 
         # the first node has room for the learner and the sink, each of the others for both environment actors
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        for _ in range(1 + sum(fault.part in ("node", "spot") for fault in plan.faults)):
+        for _ in range(1 + sum(fault.takes_node for fault in plan.faults)):
             cluster.add_node(num_cpus=2)
         settings += [f"cluster.address={cluster.address}", "cluster.env_cpus=1"]
     try:

@@ -50,9 +50,9 @@ class Verdict:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["env-0", "spot"])
-def test_a_worker_that_is_killed_or_whose_node_is_taken_away_changes_nothing(part: str, finished: Path, tmp_path: Path) -> None:
-    witness = play(tmp_path / "run", Plan((), (PlannedFault(part, 0, 0.1),), has_nodes=part == "spot"))
+@pytest.mark.parametrize("fault", [PlannedFault("env-0", 1, 0.1), PlannedFault("spot", 0, 0.1)], ids=["killed", "taken away"])
+def test_a_worker_that_is_killed_or_whose_node_is_taken_away_changes_nothing(fault: PlannedFault, finished: Path, tmp_path: Path) -> None:
+    witness = play(tmp_path / "run", Plan((), (fault,), has_nodes=fault.takes_node))
     assert witness.exit_code == 0, witness.output
     assert len([row for row in witness.faults if row["event_type"] == "PART_LOST"]) >= 1
     assert trace(tmp_path / "run") == trace(finished)

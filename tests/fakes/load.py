@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esper.nissa.sinks.tables import event_tables
 from tests.fakes.telemetry import one_round
 
 if TYPE_CHECKING:
     from esper.nissa.emitter import BufferedEmitter
 
-COUNT_EVENTS = (
-    "SELECT sum(estimated_size) AS n FROM duckdb_tables() "
-    "WHERE table_name NOT IN ('high_water_marks', 'schema_version', 'lives', 'incidents', 'rejected_batches')"
-)
+COUNT_EVENTS = "SELECT " + " + ".join(f"(SELECT count(*) FROM {table})" for table in event_tables()) + " AS n"
 """Rows of every table of events in a telemetry file."""
 
 

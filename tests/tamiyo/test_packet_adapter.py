@@ -30,10 +30,10 @@ from esper.leyline.traits import OptimizerState, SeedTraits
 from esper.tamiyo import GRAPH_SPEC, GraphBuilder
 from esper.tamiyo.coverage import coverage_of
 from esper.tamiyo.graph_spec import INDEX_SCALE
+from esper.tamiyo.packet_adapter import report_from_packet
 from esper.tamiyo.packet_export import host_from_report, packet_from_report
 from esper.tamiyo.registries import Registries
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH, busy_report, make_layer, make_report, make_seed
-from tests.tamiyo.service.packets import read_packet
 
 MONITORS = ("seed", "monitors", "layer")
 BARE = SystemStatePacket(current_epoch=3, validation_accuracy=55.0, validation_loss=1.2)
@@ -44,7 +44,7 @@ def build(*reports: TrialReport, **settings: Any) -> GraphBatch:
 
 
 def graph_of(packet: SystemStatePacket, host: HostDescription | None = None, **settings: Any) -> GraphBatch:
-    return build(read_packet(packet, host), **settings)
+    return build(report_from_packet(packet, host, limits=LIMITS), **settings)
 
 
 def seed_channel(batch: GraphBatch, name: str) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_service_and_training_see_the_same_graph(seed: int) -> None:
     report = replace(report, verdict=GovernorVerdict(None, 1.0, 2.0, seed), learning_rate=0.003)
     limits = replace(LIMITS, max_seeds=len(report.slots)) if seed else LIMITS
     packet = packet_from_report(report)
-    again = read_packet(packet, host_from_report(report), limits=limits)
+    again = report_from_packet(packet, host_from_report(report), limits=limits)
     assert_same(build(again), build(report))
     assert packet_from_report(again).seed_states == packet.seed_states
 
@@ -87,7 +87,7 @@ def test_told_traits_and_clocks_survive_the_way_too() -> None:
     layers = tuple(replace(x, update_frequency=0.5, latency_ms=float(i)) for i, x in enumerate(report.layers))
     timings = EpochTimings(None, None, samples_per_s=4000.0, hook_latency_ms=3.0)
     report = replace(report, layers=layers, timings=timings)
-    again = read_packet(packet_from_report(report), host_from_report(report))
+    again = report_from_packet(packet_from_report(report), host_from_report(report), limits=LIMITS)
     assert again.timings == timings
     batch = build(again, policy_version="v1")
     assert_same(batch, build(report, policy_version="v1"))
@@ -153,7 +153,7 @@ def test_seeds_without_a_place_watch_the_layers_that_matter_most() -> None:
 
 def test_a_seed_goes_to_the_slot_behind_its_depth_or_watches_what_it_names() -> None:
     deep = SeedState("deep", SeedStage.TRAINING, layer_depth=1)
-    report = read_packet(replace(BARE, seed_states=(deep,)), make_host())
+    report = report_from_packet(replace(BARE, seed_states=(deep,)), make_host(), limits=LIMITS)
     assert [slot.seed.seed_id if slot.seed else None for slot in report.slots] == [None, "deep"]
     wide = SeedState("wide", SeedStage.TRAINING, slot_id="r0c0", monitored_layers=("segment3", "segment1"))
     batch = graph_of(replace(BARE, seed_states=(wide,)), make_host())
@@ -164,12 +164,12 @@ def test_a_seed_goes_to_the_slot_behind_its_depth_or_watches_what_it_names() -> 
 def test_offers_and_limits_of_the_host_shape_the_masks() -> None:
     offer = BlueprintSpec("conv_light", "cnn", 5, 8, 16, num_parameters=77, flops=1, risk=RiskLevel.GREEN)
     host = make_host(blueprints=(offer,))
-    masks = read_packet(BARE, host).masks
+    masks = report_from_packet(BARE, host, limits=LIMITS).masks
     assert np.flatnonzero(masks.blueprint[0]).tolist() == [5]
     frozen = replace(LIMITS, ops=(LifecycleOp.WAIT,))
-    assert np.flatnonzero(read_packet(BARE, replace(host, limits=frozen)).masks.op[0]).tolist() == [0]
+    assert np.flatnonzero(report_from_packet(BARE, replace(host, limits=frozen), limits=LIMITS).masks.op[0]).tolist() == [0]
     seeds = (SeedState("s", SeedStage.TRAINING, slot_id="r0c0", blueprint_id="conv_light"),)
-    seed = read_packet(replace(BARE, seed_states=seeds), host).slots[0].seed
+    seed = report_from_packet(replace(BARE, seed_states=seeds), host, limits=LIMITS).slots[0].seed
     assert seed is not None
     assert (seed.blueprint_place, seed.num_parameters) == (5, 77)
 
@@ -177,14 +177,14 @@ def test_offers_and_limits_of_the_host_shape_the_masks() -> None:
 def test_a_gate_is_closed_unless_it_is_told_to_be_open() -> None:
     def may_advance(*, is_gate_open: bool) -> bool:
         seed = SeedState("s", SeedStage.TRAINING, slot_id="r0c0", is_gate_open=is_gate_open)
-        return bool(read_packet(replace(BARE, seed_states=(seed,)), make_host()).masks.op[0, LifecycleOp.ADVANCE])
+        return bool(report_from_packet(replace(BARE, seed_states=(seed,)), make_host(), limits=LIMITS).masks.op[0, LifecycleOp.ADVANCE])
 
     assert may_advance(is_gate_open=True)
     assert not may_advance(is_gate_open=False)
 
 
 def test_a_dormant_seed_is_an_empty_slot() -> None:
-    report = read_packet(replace(BARE, seed_states=(SeedState("s", SeedStage.DORMANT, slot_id="r0c0"),)), make_host())
+    report = report_from_packet(replace(BARE, seed_states=(SeedState("s", SeedStage.DORMANT, slot_id="r0c0"),)), make_host(), limits=LIMITS)
     assert report.slots[0].seed is None
     assert report.masks.slot[0, LifecycleOp.GERMINATE].tolist() == [True, True]
 
@@ -229,7 +229,7 @@ SEED = SeedState("s", SeedStage.TRAINING, slot_id="r0c0")
 )
 def test_an_impossible_packet_is_refused(packet: SystemStatePacket, complaint: str) -> None:
     with pytest.raises(PacketError, match=complaint):
-        read_packet(packet, make_host())
+        report_from_packet(packet, make_host(), limits=LIMITS)
 
 
 @pytest.mark.parametrize(

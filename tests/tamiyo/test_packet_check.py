@@ -12,8 +12,10 @@ from esper.leyline.packets import LayerState, PacketError, SeedState, SlotState,
 from esper.leyline.signals import FastTrainingSignals
 from esper.leyline.stages import SeedStage
 from esper.leyline.traits import OptimizerState, SeedTraits
+from esper.tamiyo.packet_adapter import report_from_packet
 from esper.tamiyo.packet_check import check_packet
-from tests.tamiyo.service.packets import HOST, make_packet, read_packet
+from tests.tamiyo.reports import LIMITS
+from tests.tamiyo.service.packets import HOST, make_packet
 
 SEED = SeedState("s", SeedStage.TRAINING, slot_id="r0c0")
 SEED_FIELDS = {name: getattr(SEED, name) for name in SeedState.__dataclass_fields__}
@@ -31,14 +33,14 @@ def seed(**changes: Any) -> SystemStatePacket:
 def test_none_is_empty(name: str) -> None:
     empty: Any = () if name.endswith("states") else {}
     assert getattr(check_packet(packet(**{name: None})), name) == empty
-    told = read_packet(packet(**{name: None}), HOST)
-    assert replace(told, masks=None) == replace(read_packet(packet(**{name: empty}), HOST), masks=None)  # type: ignore[arg-type]
+    told = report_from_packet(packet(**{name: None}), HOST, limits=LIMITS)
+    assert replace(told, masks=None) == replace(report_from_packet(packet(**{name: empty}), HOST, limits=LIMITS), masks=None)  # type: ignore[arg-type]
 
 
 def test_a_seed_may_leave_maps_and_lists_out() -> None:
     (read,) = check_packet(seed(metrics=None, monitored_layers=None)).seed_states
     assert (read.metrics, read.monitored_layers) == ({}, ())
-    read_packet(seed(metrics=None, monitored_layers=None, traits=SeedTraits()), HOST)
+    report_from_packet(seed(metrics=None, monitored_layers=None, traits=SeedTraits()), HOST, limits=LIMITS)
 
 
 def test_lists_are_as_good_as_tuples() -> None:
@@ -90,13 +92,13 @@ ODD: list[tuple[SystemStatePacket, str]] = [
 def test_what_is_of_another_kind_is_named(odd: SystemStatePacket, complaint: str) -> None:
     for host in (HOST, None):
         with pytest.raises(PacketError, match=complaint):
-            read_packet(odd, host)
+            report_from_packet(odd, host, limits=LIMITS)
 
 
 @pytest.mark.parametrize("nothing", [None, {}, "packet", 3])
 def test_what_is_no_packet_is_refused(nothing: Any) -> None:
     with pytest.raises(PacketError, match="SystemStatePacket"):
-        read_packet(nothing, HOST)
+        report_from_packet(nothing, HOST, limits=LIMITS)
 
 
 def test_numpy_scalars_are_numbers() -> None:
@@ -120,8 +122,8 @@ def test_numpy_scalars_are_numbers() -> None:
             timestamp_ns=0,
         )
 
-    plain = read_packet(told(float, int), HOST)
+    plain = report_from_packet(told(float, int), HOST, limits=LIMITS)
     for real, count in ((np.float32, np.int64), (np.float64, np.int32), (np.float16, np.uint8)):
-        report = read_packet(told(real, count), HOST)
+        report = report_from_packet(told(real, count), HOST, limits=LIMITS)
         assert replace(report, masks=plain.masks) == plain
-    assert read_packet(seed(is_gate_open=np.True_), HOST).slots[0].seed is not None
+    assert report_from_packet(seed(is_gate_open=np.True_), HOST, limits=LIMITS).slots[0].seed is not None

@@ -26,9 +26,9 @@ from esper.leyline.traits import OptimizerState, SeedTraits
 from esper.tamiyo import GraphBuilder, TamiyoPolicy
 from esper.tamiyo.coverage import coverage_of
 from esper.tamiyo.graph_spec import FEATURE_LIMIT, METRIC_CHANNELS, METRIC_LIMIT
+from esper.tamiyo.packet_adapter import report_from_packet
 from tests.tamiyo.graphs import SMALL
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH, busy_report, make_layer
-from tests.tamiyo.service.packets import read_packet
 
 NUM_LAYERS = 4
 HOST = HostDescription(
@@ -105,7 +105,7 @@ packets = st.builds(
 
 
 def build(packet: SystemStatePacket, host: HostDescription | None) -> GraphBatch:
-    return GraphBuilder(LIMITS, steps_per_epoch=STEPS_PER_EPOCH).build([read_packet(packet, host)])
+    return GraphBuilder(LIMITS, steps_per_epoch=STEPS_PER_EPOCH).build([report_from_packet(packet, host, limits=LIMITS)])
 
 
 def assert_sound(batch: GraphBatch) -> None:

@@ -14,11 +14,12 @@ from esper.leyline.schemas import BlueprintSpec, GovernorVerdict, RiskLevel
 from esper.leyline.signals import TENSOR_SCHEMA_SIZE
 from esper.leyline.stages import SeedStage
 from esper.tamiyo import GraphBuilder, coverage_of
+from esper.tamiyo.packet_adapter import report_from_packet
 from esper.tamiyo.packet_export import host_from_report, packet_from_report
 from esper.tamiyo.packet_untold import untold_in
 from esper.tamiyo.service import TamiyoService
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH, busy_report, make_report, make_seed
-from tests.tamiyo.service.packets import HOST, make_packet, read_packet
+from tests.tamiyo.service.packets import HOST, make_packet
 from tests.tamiyo.service.policies import store
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ OF_LAYER = ("input_channels", "flops", "num_parameters", "dropout_rate", "activa
 
 
 def covered(packet: SystemStatePacket, host: HostDescription | None = None) -> dict[str, float]:
-    report = read_packet(packet, host)
+    report = report_from_packet(packet, host, limits=LIMITS)
     batch = GraphBuilder(LIMITS, steps_per_epoch=STEPS_PER_EPOCH).build([report])
     return dict(coverage_of(batch, untold_in(packet, host, report)).by_feature)
 
@@ -102,7 +103,7 @@ def test_anomalies_count_only_with_a_verdict() -> None:
 def test_signals_of_one_moment_remember_no_plateau() -> None:
     here = round(covered(BARE, HOST)["layer.signals"] * TENSOR_SCHEMA_SIZE)
     assert round(covered(replace(BARE, global_step=24), HOST)["layer.signals"] * TENSOR_SCHEMA_SIZE) == here + 1
-    remembered = replace(BARE, signals=read_packet(replace(BARE, global_step=24), HOST).signals)
+    remembered = replace(BARE, signals=report_from_packet(replace(BARE, global_step=24), HOST, limits=LIMITS).signals)
     assert round(covered(remembered, HOST)["layer.signals"] * TENSOR_SCHEMA_SIZE) == here + 2
 
 
@@ -114,7 +115,7 @@ def test_a_seed_without_a_place_has_neither_width_nor_position() -> None:
 def test_nothing_but_coverage_depends_on_it() -> None:
     report = make_report((make_seed(0), None, None))
     packet, host = packet_from_report(report), host_from_report(report)
-    untold = untold_in(packet, host, read_packet(packet, host))
+    untold = untold_in(packet, host, report_from_packet(packet, host, limits=LIMITS))
     assert not any(gaps.any() for family, features in untold.items() for name, gaps in features.items() if name != "anomalies")
 
 

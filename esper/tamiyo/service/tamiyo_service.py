@@ -23,7 +23,7 @@ from esper.tamiyo.continuous import POLICY_PARAMS
 from esper.tamiyo.coverage import Coverage, coverage_of
 from esper.tamiyo.graph_builder import GraphBuilder
 from esper.tamiyo.inspection import PolicyInspection
-from esper.tamiyo.packet_adapter import report_from_packet
+from esper.tamiyo.packet_adapter import report_from_checked
 from esper.tamiyo.packet_check import check_packet
 from esper.tamiyo.packet_untold import untold_in
 from esper.tamiyo.service.commands import seed_operation
@@ -208,7 +208,7 @@ class TamiyoService:
         run_id = packet.training_run_id or ANONYMOUS_RUN
         with self._books:
             host = self._hosts.get(run_id)
-        report = report_from_packet(packet, host, limits=served.stored.observing.limits)
+        report = report_from_checked(packet, host, limits=served.stored.observing.limits)
         if (host is not None or packet.max_epochs is not None) and report.epoch >= report.max_epochs:
             report = replace(report, done=True)
         seen = report if report.slots else _with_nowhere(report, served.stored.observing.limits)

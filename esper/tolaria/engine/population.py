@@ -96,7 +96,7 @@ class PopulationEngine:
         started = time.perf_counter()
         self._refresh()
         parts = [(m.dataset.val_x, m.dataset.val_y) if split == "val" else (m.dataset.test_x, m.dataset.test_y) for m in self.members]
-        # Of a multiple, how a sample is rounded does not depend on the number of members.
+        # a whole multiple, so that how a sample is rounded does not depend on the number of members
         chunk = max(CACHED_NUMBERS // (len(self.members) * self._widest() * EVALUATION_MULTIPLE), 1) * EVALUATION_MULTIPLE
         hits: list[Tensor] = []
         losses: list[Tensor] = []

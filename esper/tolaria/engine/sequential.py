@@ -37,7 +37,7 @@ MOST_EVALUATED_ROWS = 2048
 MOST_EVALUATED_NUMBERS = 1 << 26
 """Most numbers in the widest value of one evaluation pass; 256 MiB in fp32."""
 EVALUATION_MULTIPLE = 64
-"""Of which a pass with fewer samples for their width holds a multiple, if any: a rest of a few may be rounded differently."""
+"""Of which a pass whose samples are fewer for their width holds a multiple: a rest of a few may be rounded differently."""
 
 
 class SequentialEngine:

@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 from esper.leyline.actions import LifecycleOp
 from esper.leyline.packets import HostDescription, SeedState, SlotDescription, SystemStatePacket
 from esper.leyline.stages import SeedStage
-from esper.tamiyo.packet_adapter import report_from_packet
-from esper.tamiyo.packet_check import check_packet
-from tests.tamiyo.reports import LIMITS, make_layer
+from tests.tamiyo.reports import make_layer
 
 if TYPE_CHECKING:
-    from esper.leyline.masks import GrowthLimits
-    from esper.leyline.reports import TrialReport
     from esper.leyline.schemas import AdaptationCommand
 
 NUM_LAYERS, NUM_SLOTS, MAX_EPOCHS = 4, 3, 12
@@ -33,11 +29,6 @@ def make_packet(epoch: int = 3, accuracy: float = 50.0, *seeds: SeedState, run: 
         seed_states=seeds,
         training_run_id=run,
     )
-
-
-def read_packet(packet: SystemStatePacket, host: HostDescription | None, *, limits: GrowthLimits = LIMITS) -> TrialReport:
-    """What a service makes of a packet."""
-    return report_from_packet(check_packet(packet), host, limits=limits)
 
 
 class ObedientHost:

@@ -22,6 +22,7 @@ from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import TelemetryEvent, TelemetryEventType, record_batch
 from esper.tamiyo.continuous import POLICY_PARAMS
 from esper.tamiyo.graph_builder import GraphBuilder
+from esper.tamiyo.packet_adapter import report_from_packet
 from esper.tamiyo.service import (
     PolicyAnswerError,
     PolicyRejectedError,
@@ -33,7 +34,7 @@ from esper.tamiyo.service import (
     save_policy,
 )
 from tests.tamiyo.reports import LIMITS, STEPS_PER_EPOCH
-from tests.tamiyo.service.packets import HOST, MAX_EPOCHS, ObedientHost, make_packet, read_packet
+from tests.tamiyo.service.packets import HOST, MAX_EPOCHS, ObedientHost, make_packet
 from tests.tamiyo.service.policies import DIGESTS, OBSERVING, REGISTRIES, TINY, make_policy, store
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def test_a_command_is_what_the_policy_would_do_by_itself(directory: Path) -> Non
     builder = GraphBuilder(LIMITS, steps_per_epoch=STEPS_PER_EPOCH, registries=REGISTRIES, policy_version=service.policy_version)
     for epoch in range(MAX_EPOCHS):
         packet = make_packet(epoch, 40.0 + epoch)
-        report = read_packet(packet, HOST)
+        report = report_from_packet(packet, HOST, limits=LIMITS)
         expected = policy.select_action(builder.build([report]))
         command = service.evaluate_step(packet)
         assert action_of(command, slot_ids=SLOT_IDS, places=PLACES) == expected
