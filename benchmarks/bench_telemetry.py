@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
@@ -29,7 +28,7 @@ from esper.karn.replay import replay
 from esper.karn.store import Store
 from esper.karn.views.catalogue import view_statements
 from esper.leyline.telemetry import TelemetryEvent
-from esper.leyline.telemetry.schema import events_of
+from esper.leyline.telemetry.schema import events_of, record_batch, with_ids
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.sinks.duckdb import DuckDBSink
@@ -41,10 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-COPIES, COPIES_PER_WRITE = 200, 20
+COPIES, COPIES_PER_WRITE = 1000, 10
 """Copies of the stream that sizes and speeds are taken over, each with event ids of its own; and how many are stored at once, as they
 are where many environments tell at the same time."""
-OVERRIDES = ("rollout.rounds=1", "rollout.num_envs=8", "evaluation.seeds_per_context=0", "telemetry.console=off")
+OVERRIDES = ("rollout.rounds=1", "evaluation.seeds_per_context=0", "telemetry.console=off")
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def read_stream(run: Path) -> Stream:
     """Events of a run as its producers told them."""
     with Store.open(run) as store:
-        batches = [_batch(rows) for stretch in replay(store) for _, rows in stretch]
+        told = [[replace(event, event_id="") for event in events_of(_batch(rows))] for stretch in replay(store) for _, rows in stretch]
         steps = store.rows("SELECT count(*) AS n FROM tolaria_epochs")[0]["n"]
-    return Stream([event for batch in batches for event in events_of(batch)], batches, int(steps))
+    return Stream([event for events in told for event in events], [record_batch(events) for events in told], int(steps))
 
 
 def cpu_share(stream: Stream, root: Path, repeats: int, overrides: Sequence[str]) -> Figure:
@@ -188,13 +187,8 @@ def _bare(stream: Stream, path: Path, copies_per_insert: int) -> Timed[None]:
 
 def _stamped(stream: Stream, incarnation: int) -> list[pa.RecordBatch]:
     names = [batch.column("event_type")[0].as_py() for batch in stream.batches]
-    fresh = [_with_new_ids(batch) for batch in stream.batches]
+    fresh = [with_ids(batch, f"env-0/{incarnation}/{i}") for i, batch in enumerate(stream.batches, start=1)]
     return [stamp(b, BatchId("env-0", incarnation, i + 1, i, n)) for i, (b, n) in enumerate(zip(fresh, names, strict=True))]
-
-
-def _with_new_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
-    index = batch.schema.get_field_index("event_id")
-    return batch.set_column(index, batch.schema.field(index), pa.array([str(uuid4()) for _ in range(batch.num_rows)]))
 
 
 def _batch(rows: pa.Table) -> pa.RecordBatch:

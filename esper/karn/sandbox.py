@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,8 @@ CONFINED = {
 """Settings of a connection from which no statement reaches another file, the network, this process's objects or its own limits."""
 LONGEST_SEC = 86_400.0
 """Largest time limit."""
+_NESTED = ("list", "array", "struct", "map")
+"""Kinds of values that hold others."""
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b(?:\s+ANALYZE\b)?(?:\s*\(\s*(?:ANALYZE|FORMAT)\b[\w\s,]*\))?", re.IGNORECASE)
 """What stands before the statement that is explained; a comment among it is not understood, so that none can hide a statement."""
 
@@ -80,6 +83,7 @@ def answer(connection: Any, sql: str, limits: QueryLimits) -> Answer:
         with _deadline(connection, limits.timeout_sec):
             connection.execute(statement)
             columns = tuple(column[0] for column in connection.description or ())
+            kinds = [kind for _, kind, *_ in connection.description or ()]
             rows = connection.fetchmany(limits.max_rows + 1)
     except duckdb.InterruptException as error:
         raise QueryError(f"the query was stopped after {limits.timeout_sec:g} s; narrow it, or allow it more time") from error
@@ -89,7 +93,8 @@ def answer(connection: Any, sql: str, limits: QueryLimits) -> Answer:
         raise QueryError(f"a query reads this run's telemetry and nothing else: {_first_line(error)}") from error
     except duckdb.Error as error:
         raise QueryError(str(error).strip()) from error
-    return Answer(columns, tuple(rows[: limits.max_rows]), len(rows) > limits.max_rows)
+    shown = [tuple(map(_shortest, kinds, row)) for row in rows[: limits.max_rows]]
+    return Answer(columns, tuple(shown), len(rows) > limits.max_rows)
 
 
 def _single_statement(connection: Any, sql: str) -> Any:
@@ -114,6 +119,22 @@ def _extracted(connection: Any, sql: str) -> Any:
     if len(statements) != 1:
         raise QueryError(f"expected one statement, got {len(statements)}")
     return statements[0]
+
+
+def _shortest(kind: Any, value: Any) -> Any:
+    """`value` with the shortest decimals that stand for its numbers in single precision, in lists, structs and maps too."""
+    if value is None:
+        return None
+    if kind.id == "float":
+        return float(str(np.float32(value)))
+    inner = dict(kind.children) if kind.id in _NESTED else {}
+    if not inner or ("key" in inner and inner["key"].id in _NESTED):  # such a map comes as lists of its keys and values
+        return value
+    if kind.id == "struct":
+        return {name: _shortest(inner[name], item) for name, item in value.items()}
+    if kind.id == "map":
+        return {key: _shortest(inner["value"], item) for key, item in value.items()}
+    return type(value)(_shortest(inner["child"], item) for item in value)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import duckdb
 
 from esper.karn.sandbox import Answer, QueryLimits, answer, connect_confined
 from esper.karn.views.overlay import overlay_views
+from esper.leyline.telemetry.precision import as_double
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,13 +125,13 @@ class Store:
         return answer(self._connection, sql, limits or QueryLimits())
 
     def table(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
-        """Run a query; timestamps are UTC.
+        """Run a query; timestamps are UTC, and numbers told in single precision the shortest decimals that stand for them.
 
         Raises:
             StoreError: If the file turns out to be damaged where the query reads, or has no such table or column.
         """
         try:
-            return self._connection.sql(sql, params=list(parameters)).to_arrow_table()
+            return as_double(self._connection.sql(sql, params=list(parameters)).to_arrow_table())
         except duckdb.Error as error:
             if DAMAGED in str(error):
                 raise StoreError(f"{self.path} cannot be read: {str(error).strip()}") from error

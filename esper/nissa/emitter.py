@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyarrow import ArrowException
 
-from esper.leyline.telemetry.schema import legacy_twin, record_batch
+from esper.leyline.telemetry.schema import legacy_twin, record_batch, with_ids
 from esper.nissa.spool import Spool
 from esper.nissa.wire import BatchId, encode, stamp
 
@@ -185,6 +185,7 @@ class BufferedEmitter:
             batch = self._encode(events)
             if batch is None:
                 continue
+            batch = with_ids(batch, f"{self._source}/{self._incarnation}/{self._seq + 1}")
             self._keep(batch)
             twin = legacy_twin(batch) if self._config.legacy_events else None
             if twin is not None:

@@ -71,7 +71,7 @@ def to_payloads(
             **shared,
             **_policy_fields(done),
             **_fields_of(done.risk),
-            **_fields_of(done.gradients),
+            **_gradient_fields(done, is_last=index == len(report.passes)),
         )
         for index, done in enumerate(report.passes, start=1)
     )
@@ -99,6 +99,12 @@ def _policy_fields(done: PassReport) -> dict[str, Any]:
     heads = found.pop("heads")
     by_head = {f"head_{name}_{metric}": value for name, head in heads.items() for metric, value in _fields_of(head).items()}
     return found | by_head | {f"head_{name}_grad_norm": norm for name, norm in done.head_grad_norms.items()}
+
+
+def _gradient_fields(done: PassReport, *, is_last: bool) -> dict[str, Any]:
+    """What is told of each layer is told of an update's last pass."""
+    by_layer = {} if is_last else {"layer_gradient_health": None, "grad_norm_per_layer": None}
+    return _fields_of(done.gradients) | by_layer
 
 
 def _fields_of(record: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from esper.leyline.telemetry.precision import as_double
 from esper.nissa.marks import HighWaterMarks
 from esper.nissa.wire import identity_of
 
@@ -36,7 +37,7 @@ class MemorySink:
 
     def rows(self, event_type: str) -> list[dict[str, object]]:
         """All rows of one event type."""
-        return [row for batch in self.batches if identity_of(batch).event_type == event_type for row in batch.to_pylist()]
+        return [row for batch in self.batches if identity_of(batch).event_type == event_type for row in as_double(batch).to_pylist()]
 
     def close(self) -> None:
         """Nothing is to be released."""

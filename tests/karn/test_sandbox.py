@@ -27,6 +27,25 @@ def test_an_answer_has_its_columns_and_rows(store: Store) -> None:
     assert (found.columns, found.rows, found.is_cut) == (("task", "seed"), (("image-mix", 7),), False)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("0.1::FLOAT", 0.1),
+        ("-1e-30::FLOAT", -1e-30),
+        ("0.1::DOUBLE + 0.2::DOUBLE", 0.1 + 0.2),
+        ("NULL::FLOAT", None),
+        ("'inf'::FLOAT", float("inf")),
+        ("[0.1::FLOAT, NULL]", [0.1, None]),
+        ("[0.1, 0.7]::FLOAT[2]", (0.1, 0.7)),
+        ("{'a': 0.1::FLOAT, 'b': [{'c': 0.7::FLOAT, 'd': 3}]}", {"a": 0.1, "b": [{"c": 0.7, "d": 3}]}),
+        ("MAP {'a': 0.1::FLOAT}", {"a": 0.1}),
+        ("MAP {[1]: 2}", {"key": [[1]], "value": [2]}),
+    ],
+)
+def test_numbers_in_single_precision_are_shown_as_the_shortest_that_stand_for_them(store: Store, value: str, shown: object) -> None:
+    assert store.ask(f"SELECT {value} AS value").rows == ((shown,),)
+
+
 def test_rows_beyond_the_limit_are_left_out_and_told(store: Store) -> None:
     assert (store.ask("FROM range(5)", QueryLimits(max_rows=5))).is_cut is False
     cut = store.ask("FROM range(6)", QueryLimits(max_rows=5))

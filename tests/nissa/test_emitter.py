@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,6 +55,19 @@ def test_one_batch_per_type_with_consecutive_numbers() -> None:
     identities = [identity_of(batch) for batch in sink.batches]
     assert [(i.event_type, i.seq, i.after) for i in identities] == [("HEARTBEAT", 1, 0), ("EPISODE_OUTCOME", 2, 1)]
     assert [batch.num_rows for batch in sink.batches] == [4, 4]
+
+
+def test_events_are_named_by_producer_life_batch_and_place() -> None:
+    sink = MemorySink()
+    emitter = make(InProcessTransport(sink), TelemetryConfig(flush_rows=3))
+    for _ in range(5):
+        emitter.emit(heartbeat(1.0))
+    emitter.renew(1)
+    emitter.emit(replace(heartbeat(1.0), event_id="given"))
+    emitter.emit(heartbeat(1.0))
+    emitter.close()
+    told = [row["event_id"] for row in sink.rows("HEARTBEAT")]
+    assert told == ["env-0/0/1/0", "env-0/0/1/1", "env-0/0/1/2", "given", "env-0/1/1/1"]
 
 
 def test_muted_types_are_left_out() -> None:

@@ -320,7 +320,7 @@ def test_payloads_tell_every_pass() -> None:
     assert payloads[0].head_slot_kl is not None
     assert payloads[0].head_blueprint_kl == 0.0
     assert payloads[0].head_tempo_entropy is None
-    unmeasured = {f.name for f in fields(TamiyoPolicyUpdatePayload) if getattr(payloads[0], f.name) is None}
+    unmeasured = {f.name for f in fields(TamiyoPolicyUpdatePayload) if getattr(payloads[-1], f.name) is None}
     not_ours = {
         "loss_scale",
         "loss_scale_updates",
@@ -333,6 +333,8 @@ def test_payloads_tell_every_pass() -> None:
     without_choice = set(HEAD_NAMES) - {"op", "slot"}
     heads = {f"head_{name}_grad_norm" for name in HEAD_NAMES} | {f"head_{name}_entropy" for name in without_choice}
     assert unmeasured == not_ours | heads
+    assert [p.grad_norm_per_layer is not None for p in payloads] == [False, False, False, True]
+    assert [p.layer_gradient_health is not None for p in payloads] == [False, False, False, True]
 
 
 def test_norms_move_once_an_update_after_the_policy_has_learned() -> None:

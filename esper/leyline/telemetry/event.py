@@ -8,7 +8,6 @@ from enum import StrEnum, auto
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
-from uuid import uuid4
 
 from esper.leyline.telemetry.infra import HeartbeatPayload, InfrastructureSnapshotPayload, MemoryWarningPayload
 from esper.leyline.telemetry.kasmina import (
@@ -180,7 +179,8 @@ class TelemetryEvent:
 
     event_type: TelemetryEventType
     data: TelemetryPayload
-    event_id: str = field(default_factory=lambda: str(uuid4()))
+    event_id: str = ""
+    """Unique within a run; where none is given, the emitter makes it of producer, life, batch and place, e.g. `env-3/0/17/4`."""
     timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
     seed_id: str | None = None
     slot_id: str | None = None

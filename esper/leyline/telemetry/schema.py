@@ -14,6 +14,7 @@ import pyarrow as pa
 from esper.leyline.telemetry.event import PAYLOAD_CLASSES, TelemetryEvent, TelemetryEventType, parse_event_type
 from esper.leyline.telemetry.legacy import LEGACY_NAME_OF, TWIN_MESSAGE
 from esper.leyline.telemetry.payload import field_types, to_plain, without_none
+from esper.leyline.telemetry.precision import as_double
 
 _ENVELOPE = {
     "event_id": pa.field("event_id", pa.string(), nullable=False),
@@ -38,7 +39,7 @@ ORIGIN_COLUMNS = tuple(field.name for field in ORIGIN_FIELDS)
 _SCALARS = {
     bool: pa.bool_(),
     int: pa.int64(),
-    float: pa.float64(),
+    float: pa.float32(),
     str: pa.string(),
     datetime: pa.timestamp("us", tz="UTC"),
 }
@@ -66,7 +67,8 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
 def arrow_field(name: str, kind: Any) -> pa.Field:
     """Column for a dataclass field: nullable if None is allowed.
 
-    Scalars keep their kind; enums become their names, tuples lists, mappings maps with text keys, dataclasses structs.
+    Scalars keep their kind, floats in single precision; enums become their names, tuples lists, mappings maps with text keys,
+    dataclasses structs.
 
     Raises:
         TypeError: If there is no column type for `kind`.
@@ -88,6 +90,18 @@ def record_batch(events: Sequence[TelemetryEvent]) -> pa.RecordBatch:
     schema = event_schema(event_types.pop())
     columns = [pa.array(_column(events, column), type=column.type) for column in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def with_ids(batch: pa.RecordBatch, origin: str) -> pa.RecordBatch:
+    """The same events, those without an id named by where they come from.
+
+    Args:
+        batch: Made by `record_batch`.
+        origin: Unique among all batches of a run.
+    """
+    index = batch.schema.get_field_index("event_id")
+    ids = [given or f"{origin}/{position}" for position, given in enumerate(batch.column(index).to_pylist())]
+    return batch.set_column(index, batch.schema.field(index), pa.array(ids))
 
 
 def legacy_twin(batch: pa.RecordBatch) -> pa.RecordBatch | None:
@@ -117,7 +131,7 @@ def events_of(batch: pa.RecordBatch) -> list[TelemetryEvent]:
         KeyError: If a required field has no column.
         ValueError: If a column is unknown.
     """
-    return [_event(row) for row in batch.to_pylist()]
+    return [_event(row) for row in as_double(batch).to_pylist()]
 
 
 def _arrow_type(kind: Any) -> pa.DataType:

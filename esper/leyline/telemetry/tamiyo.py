@@ -40,7 +40,7 @@ class TamiyoPolicyUpdatePayload(Payload):
     dead_layers: int | None = None
     exploding_layers: int | None = None
     layer_gradient_health: Mapping[str, float] | None = None
-    """Parameter name → 0…1."""
+    """Parameter name → 0…1, of an update's last pass; None in the passes before."""
     entropy_collapsed: bool = False
     loss_scale: float | None = None
     amp_overflow_detected: bool = False
@@ -209,6 +209,7 @@ class TamiyoPolicyUpdatePayload(Payload):
     grad_clip_fraction: float | None = None
     """Share of optimizer steps whose gradient was clipped."""
     grad_norm_per_layer: Mapping[str, float] | None = None
+    """Parameter name → norm before clipping, of an update's last pass; None in the passes before."""
     grad_zero_fraction: float | None = None
     grad_norm_ratio: float | None = None
     """Largest over smallest norm of a layer."""

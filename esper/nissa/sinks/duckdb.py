@@ -17,8 +17,9 @@ from esper.leyline.telemetry.schema import table_name
 from esper.nissa.marks import ABANDONED, HighWaterMarks
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.copies import Copy, copy_database, remove, smaller_copy
+from esper.nissa.sinks.inserts import PreparedStatements
 from esper.nissa.sinks.opening import LOCK_PATIENCE_SEC, open_file
-from esper.nissa.sinks.tables import ensure_tables, event_tables, registered, stored_rows
+from esper.nissa.sinks.tables import ensure_tables, event_tables, stored_rows
 from esper.nissa.wire import encode, identity_of
 
 if TYPE_CHECKING:
@@ -38,13 +39,13 @@ _UNSTORABLE = (pa.ArrowException, duckdb.DataError, duckdb.ProgrammingError, Val
 """Errors that say that a batch does not fit its table."""
 _NO_ROOM = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException, duckdb.FatalException)
 """Errors of a file that cannot be written: while rows are gathered, at the end of a transaction, and when the log is folded in."""
-_MARKS = "high_water_marks"
-_STORE_MARKS = """
-MERGE INTO high_water_marks AS stored USING "{incoming}" AS told
-ON stored.source = told.source AND stored.incarnation = told.incarnation
-WHEN MATCHED THEN UPDATE SET seq = told.seq, dropped_events = told.dropped_events
-WHEN NOT MATCHED THEN INSERT VALUES (told.source, told.incarnation, told.seq, told.dropped_events)
-"""
+_MARKS_SCHEMA = pa.schema([("source", pa.string()), ("incarnation", pa.int64()), ("seq", pa.int64()), ("dropped_events", pa.int64())])
+_RAISE_MARKS, _ADD_MARKS = "known_marks", "new_marks"
+_MARK_STATEMENTS = {
+    _RAISE_MARKS: "UPDATE high_water_marks AS stored SET seq = told.seq, dropped_events = told.dropped_events FROM {incoming} AS told "
+    "WHERE stored.source = told.source AND stored.incarnation = told.incarnation",
+    _ADD_MARKS: "INSERT INTO high_water_marks SELECT * FROM {incoming} ANTI JOIN high_water_marks USING (source, incarnation)",
+}
 _OWN_TABLES = (
     "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER, created_at TIMESTAMP)",
     "CREATE TABLE IF NOT EXISTS high_water_marks (source VARCHAR, incarnation BIGINT, seq BIGINT, dropped_events BIGINT)",
@@ -89,6 +90,7 @@ class DuckDBSink:
         self._is_broken = False
         self._refusal: str | None = None
         self._connection: Any = None
+        self._statements: PreparedStatements
         self._start(lock_patience_sec)
 
     def fresh(self, batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
@@ -245,6 +247,7 @@ class DuckDBSink:
             return
         compact = None
         try:
+            self._statements.close()
             self._connection.execute("CHECKPOINT")
             if self._path != IN_MEMORY and self._has_room(self._path.stat().st_size):
                 compact = smaller_copy(self._connection, self._path, scratch=self._scratch, newest=self._newest_copy)
@@ -295,11 +298,21 @@ class DuckDBSink:
         self._known_columns = ensure_tables(connection, event_tables())
         connection.execute("BEGIN; " + "; ".join([*views, "COMMIT"]))
         connection.execute("CHECKPOINT")
+        self._told = event_tables()
+        self._statements = _statements(connection, self._told)
 
-    def _widen(self, tables: Mapping[str, pa.Table]) -> None:
-        narrow = {table: rows.schema for table, rows in tables.items() if not self._known_columns[table] >= set(rows.schema.names)}
-        if narrow:
+    def _adapt(self, tables: Mapping[str, pa.Table]) -> None:
+        """Get ready for rows whose columns are not those of the rows before; a table that lacks one of them gets it."""
+        others = {table: rows.schema for table, rows in tables.items() if not self._statements.fits(table, rows)}
+        if not others:
+            return
+        narrow = {table: schema for table, schema in others.items() if not self._known_columns[table] >= set(schema.names)}
+        self._statements.close()
+        try:
             self._known_columns |= ensure_tables(self._connection, narrow)
+        finally:
+            self._told |= others
+            self._statements = _statements(self._connection, self._told)
 
     def _store_fitting(self, batches: Sequence[pa.RecordBatch]) -> None:
         if not batches:
@@ -318,11 +331,11 @@ class DuckDBSink:
             parts.setdefault(table_name(parse_event_type(identity.event_type)), []).append((batch, identity))
             latest[identity.source, identity.incarnation] = identity
         tables = {table: stored_rows(*zip(*part, strict=True)) for table, part in parts.items()}
-        self._widen(tables)
-        with registered(self._connection, {**tables, _MARKS: _marks_table(latest.values())}) as incoming, self._transaction():
-            for table in tables:
-                self._connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM "{incoming[table]}"')
-            self._connection.execute(_STORE_MARKS.format(incoming=incoming[_MARKS]))
+        self._adapt(tables)
+        with self._transaction():
+            for table, rows in tables.items():
+                self._statements.execute(table, rows)
+            self._store_marks(latest.values())
             if self._refusal is not None:
                 self._connection.execute("INSERT INTO incidents VALUES (now()::TIMESTAMP, 'refused', ?)", [self._refusal])
         for identity in latest.values():
@@ -335,11 +348,17 @@ class DuckDBSink:
             identity = identity_of(batch)
             logger.error("telemetry batch %s of %s does not fit its table and is set aside: %s", identity.seq, identity.source, error)
             origin = [identity.source, identity.incarnation, identity.seq, identity.event_type]
-            with registered(self._connection, {_MARKS: _marks_table([identity])}) as incoming, self._transaction():
+            with self._transaction():
                 values = [*origin, batch.num_rows, str(error), encode(batch)]
                 self._connection.execute("INSERT INTO rejected_batches VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-                self._connection.execute(_STORE_MARKS.format(incoming=incoming[_MARKS]))
+                self._store_marks([identity])
             self._marks.advance(identity)
+
+    def _store_marks(self, identities: Iterable[BatchId]) -> None:
+        rows = [{name: getattr(one, name) for name in _MARKS_SCHEMA.names} for one in identities]
+        marks = pa.Table.from_pylist(rows, schema=_MARKS_SCHEMA)
+        self._statements.execute(_RAISE_MARKS, marks)
+        self._statements.execute(_ADD_MARKS, marks)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -361,7 +380,8 @@ class DuckDBSink:
         return shutil.disk_usage(self._path.parent).free >= self._min_free_bytes + extra_bytes
 
 
-def _marks_table(identities: Iterable[BatchId]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [{name: getattr(one, name) for name in ("source", "incarnation", "seq", "dropped_events")} for one in identities]
-    )
+def _statements(connection: Any, told: Mapping[str, pa.Schema]) -> PreparedStatements:
+    """How rows that have the columns `told`, by table, are stored; and the marks."""
+    inserts = {table: (schema, f'INSERT INTO "{table}" BY NAME SELECT * FROM {{incoming}}') for table, schema in told.items()}
+    marks = {name: (_MARKS_SCHEMA, statement) for name, statement in _MARK_STATEMENTS.items()}
+    return PreparedStatements(connection, inserts | marks)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import wandb
 
 from esper.leyline.telemetry.event import TelemetryEventType, parse_event_type
+from esper.leyline.telemetry.precision import as_double
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.wandb_keys import CHARTS, STACKED, STEP_KEY, stacked, training_rows
 from esper.nissa.sinks.wandb_label import RunLabel, explain_mode, resolve_mode, run_id
@@ -111,7 +112,7 @@ class WandbSink:
             SinkUnavailableError: If the library refuses, or the disk.
         """
         for batch in batches:
-            event_type, table = parse_event_type(identity_of(batch).event_type), pa.Table.from_batches([batch])
+            event_type, table = parse_event_type(identity_of(batch).event_type), as_double(pa.Table.from_batches([batch]))
             self._rounds.add(event_type, table)
             if event_type is TelemetryEventType.EPISODE_OUTCOME and training_rows(table).num_rows < table.num_rows:
                 self._evaluated.append(table.select(["split", "policy", "utility", "final_accuracy", "param_ratio"]))

@@ -105,11 +105,11 @@ class Point:
     [
         (bool, pa.bool_(), False),
         (int | None, pa.int64(), True),
-        (float, pa.float64(), False),
+        (float, pa.float32(), False),
         (Colour, pa.string(), False),
-        (tuple[float, ...], pa.list_(pa.field("item", pa.float64(), nullable=False)), False),
-        (Mapping[str, float] | None, pa.map_(pa.string(), pa.field("value", pa.float64(), nullable=False)), True),
-        (Point, pa.struct([pa.field("x", pa.float64(), nullable=False), pa.field("label", pa.string())]), False),
+        (tuple[float, ...], pa.list_(pa.field("item", pa.float32(), nullable=False)), False),
+        (Mapping[str, float] | None, pa.map_(pa.string(), pa.field("value", pa.float32(), nullable=False)), True),
+        (Point, pa.struct([pa.field("x", pa.float32(), nullable=False), pa.field("label", pa.string())]), False),
     ],
 )
 def test_kinds_of_field_become_kinds_of_column(kind: Any, column: pa.DataType, nullable: bool) -> None:

@@ -40,7 +40,7 @@ def test_what_rounds_to_nothing_has_no_sign() -> None:
         batch = record_batch([one])
         if one.event_type is TelemetryEventType.TAMIYO_POLICY_UPDATE:
             index = batch.schema.get_field_index("explained_variance")
-            batch = batch.set_column(index, batch.schema.field(index), pa.array([-0.004]))
+            batch = batch.set_column(index, batch.schema.field(index), pa.array([-0.004], pa.float32()))
         sink.write([stamp(batch, BatchId("driver", 0, seq, seq - 1, one.event_type.name))])
     assert "explained variance 0.00  " in stream.getvalue()
 
