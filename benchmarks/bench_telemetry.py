@@ -187,7 +187,7 @@ def _bare(stream: Stream, path: Path, copies_per_insert: int) -> Timed[None]:
 
 def _stamped(stream: Stream, incarnation: int) -> list[pa.RecordBatch]:
     names = [batch.column("event_type")[0].as_py() for batch in stream.batches]
-    fresh = [with_ids(batch, f"env-0/{incarnation}/{i}") for i, batch in enumerate(stream.batches, start=1)]
+    fresh = [with_ids(batch, "env-0", incarnation, i) for i, batch in enumerate(stream.batches, start=1)]
     return [stamp(b, BatchId("env-0", incarnation, i + 1, i, n)) for i, (b, n) in enumerate(zip(fresh, names, strict=True))]
 
 

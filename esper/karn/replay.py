@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esper.leyline.telemetry import LEGACY_EVENT_NAMES, TWIN_MESSAGE, TelemetryEventType
-from esper.leyline.telemetry.schema import ORIGIN_COLUMNS, table_name
+from esper.leyline.telemetry.schema import GIVEN_ID, ORIGIN_COLUMNS, table_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ def _blocks(store: Store, first: int | None, length_us: int) -> list[tuple[int, 
 
 def _between(store: Store, event_type: TelemetryEventType, start_us: int, end_us: int) -> pa.Table:
     return store.table(
-        f'SELECT * EXCLUDE ({", ".join(ORIGIN_COLUMNS)}) FROM "{table_name(event_type)}" '
+        f'SELECT * EXCLUDE ({", ".join([GIVEN_ID, *ORIGIN_COLUMNS])}) FROM "{table_name(event_type)}" '
         "WHERE timestamp >= make_timestamp($1) AND timestamp < make_timestamp($2) AND message <> $3 "
         f"ORDER BY timestamp, {', '.join(ORIGIN_COLUMNS)}",
         [start_us, end_us, TWIN_MESSAGE],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TELEMETRY_FILE = "telemetry.duckdb"
 SNAPSHOT_FILE = "telemetry.snapshot.duckdb"
-NEWEST_SCHEMA = 1
+NEWEST_SCHEMA = 2
 """Version of the file's own tables up to which this code can read."""
 OWNED_ELSEWHERE = ("Could not set lock", "Conflicting lock", "different configuration")
 """What DuckDB says where another process, or another connection of this one, has the file open for writing."""

@@ -185,7 +185,7 @@ class BufferedEmitter:
             batch = self._encode(events)
             if batch is None:
                 continue
-            batch = with_ids(batch, f"{self._source}/{self._incarnation}/{self._seq + 1}")
+            batch = with_ids(batch, self._source, self._incarnation, self._seq + 1)
             self._keep(batch)
             twin = legacy_twin(batch) if self._config.legacy_events else None
             if twin is not None:

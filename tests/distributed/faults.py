@@ -33,7 +33,9 @@ ABOUT_PROCESSES = {
     "MEMORY_WARNING",
 }
 """Events about processes, of which a run with faults has others; all others are about the run."""
-VOLATILE = re.compile(r"^(event_id|timestamp|producer|incarnation|seq|wall_sec|env_steps_per_sec|total_events_received|.*_time_ms)$")
+VOLATILE = re.compile(
+    r"^(event_id|given_id|timestamp|producer|incarnation|seq|place|wall_sec|env_steps_per_sec|total_events_received|.*_time_ms)$"
+)
 """Columns that differ between any two runs."""
 SETTINGS = ("cluster.env_cpus=0.75", "cluster.learner_cpus=0.25", "cluster.sink_cpus=0.25", "cluster.restart_delay_sec=0.1")
 PATIENCE_SEC = 900.0

@@ -66,8 +66,8 @@ def trace(root: Path, num_rounds: int = ROUNDS) -> Trace:
             f"FROM {table_name(TelemetryEventType.REWARD_COMPUTED)} ORDER BY group_id, env_id, inner_epoch"
         )
         outcomes = store.rows(
-            f"SELECT * EXCLUDE (event_id, timestamp, producer, incarnation, seq) FROM {table_name(TelemetryEventType.EPISODE_OUTCOME)} "
-            "ORDER BY group_id, env_id"
+            "SELECT * EXCLUDE (event_id, given_id, timestamp, producer, incarnation, seq, place) "
+            f"FROM {table_name(TelemetryEventType.EPISODE_OUTCOME)} ORDER BY group_id, env_id"
         )
     return Trace(decisions, outcomes, weights(root, num_rounds))
 

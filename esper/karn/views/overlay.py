@@ -8,12 +8,14 @@ import pyarrow as pa
 
 from esper.karn.views.catalogue import view_statements
 from esper.leyline.telemetry.event import TelemetryEventType
-from esper.leyline.telemetry.schema import ENVELOPE_COLUMNS, ORIGIN_COLUMNS, event_schema, stored_schema, table_name
+from esper.leyline.telemetry.schema import ENVELOPE_COLUMNS, event_schema, stored_schema, table_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _INCOMING = "missing_columns"
+_OF_EVERY_EVENT = {*ENVELOPE_COLUMNS, "producer", "incarnation", "seq"}
+"""Columns by which a table of events is known."""
 _OWN_TABLES: Mapping[str, Mapping[str, str]] = {
     "high_water_marks": {"source": "VARCHAR", "incarnation": "BIGINT", "seq": "BIGINT", "dropped_events": "BIGINT"},
     "rejected_batches": {"producer": "VARCHAR", "incarnation": "BIGINT", "seq": "BIGINT", "event_type": "VARCHAR", "num_events": "BIGINT"},
@@ -34,13 +36,13 @@ def overlay_views(connection: Any) -> None:
     known = {table_name(event_type): event_type for event_type in TelemetryEventType}
     for table, event_type in known.items():
         missing = [field for field in stored_schema(event_schema(event_type)) if field.name not in present.get(table, frozenset())]
-        kinds = _column_types(connection, pa.schema(missing)) if missing else {}
-        statements += _completed(database, table, kinds, is_absent=table not in present)
+        named = {"event_id": "VARCHAR"} if table not in present else {}
+        kinds = dict(_column_types(connection, pa.schema(missing))) if missing else {}
+        statements += _completed(database, table, named | kinds, is_absent=table not in present)
     for table, columns in _OWN_TABLES.items():
         kinds = {name: kind for name, kind in columns.items() if name not in present.get(table, frozenset())}
         statements += _completed(database, table, kinds, is_absent=table not in present)
-    envelope = {*ENVELOPE_COLUMNS, *ORIGIN_COLUMNS}
-    unknown = sorted(table for table, columns in present.items() if table not in known and columns >= envelope)
+    unknown = sorted(table for table, columns in present.items() if table not in known and columns >= _OF_EVERY_EVENT)
     views = [s.replace("CREATE OR REPLACE VIEW", "CREATE OR REPLACE TEMP VIEW", 1) for s in view_statements(unknown)]
     connection.execute(";\n".join([*statements, *views]))
 

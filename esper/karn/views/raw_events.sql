@@ -1,6 +1,6 @@
 -- Every event of every type, whatever its payload. With telemetry.legacy_events renamed ones stand here under both names, with the same
 -- event_id: count(DISTINCT event_id) counts events. All other views hold each once.
---   event_type    name in capitals                     event_id  producer/life/batch/place
+--   event_type    name in capitals                     event_id  producer/life/batch/place, unless it came with another
 --   timestamp     UTC                                  group_id  round or evaluation, e.g. train/learned/7
 --   seed_id, slot_id, epoch (host epochs)              NULL where they do not apply
 --   message, severity                                  debug, info, warning, error or critical

@@ -33,9 +33,14 @@ ORIGIN_FIELDS = (
     pa.field("producer", pa.string()),
     pa.field("incarnation", pa.int64()),
     pa.field("seq", pa.int64()),
+    pa.field("place", pa.int64()),
 )
-"""Columns that every stored table ends with: which batch a row came in."""
+"""Columns that every stored table ends with: which batch a row came in, and its place there from 0 on."""
 ORIGIN_COLUMNS = tuple(field.name for field in ORIGIN_FIELDS)
+GIVEN_ID = "given_id"
+"""Stored column for an event's id, NULL where the id only says where the event comes from: `STORED_ID` makes such a one."""
+STORED_ID = f"coalesce({GIVEN_ID}, concat_ws('/', {', '.join(ORIGIN_COLUMNS)}))"
+"""An event's id as SQL over the stored columns."""
 _SCALARS = {
     bool: pa.bool_(),
     int: pa.int64(),
@@ -59,9 +64,10 @@ def event_schema(event_type: TelemetryEventType) -> pa.Schema:
 
 
 def stored_schema(schema: pa.Schema) -> pa.Schema:
-    """Columns of the table that holds batches of `schema`: timestamps as UTC without zone, and the origin."""
+    """Columns of the table that holds batches of `schema`: timestamps as UTC without zone, ids only where they are given, the origin."""
     fields = [f.with_type(pa.timestamp(f.type.unit)) if pa.types.is_timestamp(f.type) else f for f in schema]
-    return pa.schema([*fields, *ORIGIN_FIELDS])
+    given_id = pa.field(GIVEN_ID, pa.string())
+    return pa.schema([*(given_id if f.name == "event_id" else f for f in fields), *ORIGIN_FIELDS])
 
 
 def arrow_field(name: str, kind: Any) -> pa.Field:
@@ -92,15 +98,17 @@ def record_batch(events: Sequence[TelemetryEvent]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def with_ids(batch: pa.RecordBatch, origin: str) -> pa.RecordBatch:
+def with_ids(batch: pa.RecordBatch, source: str, incarnation: int, seq: int) -> pa.RecordBatch:
     """The same events, those without an id named by where they come from.
 
     Args:
         batch: Made by `record_batch`.
-        origin: Unique among all batches of a run.
+        source: Its producer.
+        incarnation: The producer's life.
+        seq: Number of the batch within that.
     """
     index = batch.schema.get_field_index("event_id")
-    ids = [given or f"{origin}/{position}" for position, given in enumerate(batch.column(index).to_pylist())]
+    ids = [given or f"{source}/{incarnation}/{seq}/{place}" for place, given in enumerate(batch.column(index).to_pylist())]
     return batch.set_column(index, batch.schema.field(index), pa.array(ids))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the file's own tables; event tables widen by themselves."""
 MIN_FREE_BYTES = 64 * 2**20
 """Free disk space below which nothing is written, so that the log can never be cut short."""
@@ -47,7 +47,6 @@ _MARK_STATEMENTS = {
     _ADD_MARKS: "INSERT INTO high_water_marks SELECT * FROM {incoming} ANTI JOIN high_water_marks USING (source, incarnation)",
 }
 _OWN_TABLES = (
-    "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER, created_at TIMESTAMP)",
     "CREATE TABLE IF NOT EXISTS high_water_marks (source VARCHAR, incarnation BIGINT, seq BIGINT, dropped_events BIGINT)",
     "CREATE TABLE IF NOT EXISTS rejected_batches "
     "(producer VARCHAR, incarnation BIGINT, seq BIGINT, event_type VARCHAR, num_events BIGINT, reason VARCHAR, payload BLOB)",
@@ -68,7 +67,7 @@ class DuckDBSink:
         lock_patience_sec: Longest wait for another process that holds the file.
 
     Raises:
-        SinkUnavailableError: If the file stays locked by another process, is not a DuckDB file, or is of a newer version.
+        SinkUnavailableError: If the file stays locked by another process, is not a DuckDB file, or is of another version.
     """
 
     def __init__(
@@ -285,14 +284,17 @@ class DuckDBSink:
 
     def _prepare(self, views: Sequence[str], quarantined: Path | None) -> None:
         connection = self._connection
-        for statement in _OWN_TABLES:
-            connection.execute(statement)
+        connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER, created_at TIMESTAMP)")
         row = connection.execute("SELECT max(version) FROM schema_version").fetchall()[0]
         if row[0] is None:
             connection.execute("INSERT INTO schema_version VALUES (?, now()::TIMESTAMP)", [SCHEMA_VERSION])
-        elif row[0] > SCHEMA_VERSION:
+        elif row[0] != SCHEMA_VERSION:
             connection.close()
-            raise SinkUnavailableError(f"{self._path} has schema version {row[0]}; this Esper writes {SCHEMA_VERSION}; use the newer one")
+            raise SinkUnavailableError(
+                f"{self._path} has schema version {row[0]}; this Esper writes {SCHEMA_VERSION}; use {_which(row[0])}"
+            )
+        for statement in _OWN_TABLES:
+            connection.execute(statement)
         if quarantined is not None:
             connection.execute("INSERT INTO incidents VALUES (now()::TIMESTAMP, 'unreadable_wal', ?)", [str(quarantined)])
         self._known_columns = ensure_tables(connection, event_tables())
@@ -378,6 +380,10 @@ class DuckDBSink:
 
     def _has_room(self, extra_bytes: int) -> bool:
         return shutil.disk_usage(self._path.parent).free >= self._min_free_bytes + extra_bytes
+
+
+def _which(version: int) -> str:
+    return "the newer one" if version > SCHEMA_VERSION else "the older one, or begin a new run"
 
 
 def _statements(connection: Any, told: Mapping[str, pa.Schema]) -> PreparedStatements:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from esper.leyline.telemetry.event import TelemetryEventType
-from esper.leyline.telemetry.schema import ORIGIN_FIELDS, event_schema, stored_schema, table_name
+from esper.leyline.telemetry.schema import GIVEN_ID, ORIGIN_FIELDS, STORED_ID, event_schema, stored_schema, table_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,10 +34,20 @@ def stored_rows(batches: Sequence[pa.RecordBatch], identities: Sequence[BatchId]
     schema = stored_schema(rows.schema.remove_metadata())
     pairs = zip(rows.columns, schema, strict=False)
     columns = [column if column.type == field.type else column.cast(field.type) for column, field in pairs]
-    batch_of_row = np.repeat(np.arange(len(batches)), [batch.num_rows for batch in batches])
-    origins = zip(*((one.source, one.incarnation, one.seq) for one in identities), strict=True)
-    columns += [pa.array(values, field.type).take(batch_of_row) for values, field in zip(origins, ORIGIN_FIELDS, strict=True)]
+    origin = _origin([batch.num_rows for batch in batches], identities)
+    index = schema.get_field_index(GIVEN_ID)
+    named = pc.binary_join_element_wise(*(column.cast(pa.string()) for column in origin), "/")
+    is_derived = pc.or_(pc.equal(columns[index], named), pc.equal(columns[index], ""))
+    columns = [*columns[:index], pc.if_else(is_derived, None, columns[index]), *columns[index + 1 :], *origin]
     return pa.Table.from_arrays(columns, schema=schema).combine_chunks()
+
+
+def _origin(lengths: Sequence[int], identities: Sequence[BatchId]) -> list[pa.Array]:
+    """Columns `ORIGIN_FIELDS` of the rows of batches so long."""
+    batch_of_row = np.repeat(np.arange(len(lengths)), lengths)
+    places = np.concatenate([np.arange(length) for length in lengths])
+    batch = zip(*((one.source, one.incarnation, one.seq) for one in identities), strict=True)
+    return [*(pa.array(values).take(batch_of_row) for values in batch), pa.array(places, ORIGIN_FIELDS[-1].type)]
 
 
 def _joined(batches: Sequence[pa.RecordBatch]) -> pa.Table:
@@ -103,6 +114,7 @@ def _present_columns(connection: Any) -> dict[str, frozenset[str]]:
 
 def _statements(table: str, kinds: Mapping[str, str], *, is_new: bool) -> list[str]:
     if is_new:
-        columns = ", ".join(f'"{name}" {kind}' for name, kind in kinds.items())
-        return [f'CREATE TABLE "{table}" ({columns})']
+        columns = [f'"{name}" {kind}' for name, kind in kinds.items()]
+        named = [f"event_id VARCHAR GENERATED ALWAYS AS ({STORED_ID}) VIRTUAL"] if GIVEN_ID in kinds else []
+        return [f'CREATE TABLE "{table}" ({", ".join([*named, *columns])})']
     return [f'ALTER TABLE "{table}" ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in kinds.items()]

@@ -13,10 +13,13 @@ import pytest
 
 from esper.leyline.telemetry.event import TelemetryEventType
 from esper.leyline.telemetry.schema import event_schema, record_batch, table_name
+from esper.nissa.config import TelemetryConfig
+from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.duckdb import DuckDBSink
+from esper.nissa.transport import InProcessTransport
 from esper.nissa.wire import BatchId, decode, identity_of, stamp
-from tests.fakes.telemetry import event, fold_in, heartbeat_batch, outcome, read_rows, whole_run
+from tests.fakes.telemetry import event, fold_in, heartbeat, heartbeat_batch, outcome, read_rows, whole_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +53,7 @@ def test_every_event_type_has_a_table_from_the_start(tmp_path: Path) -> None:
     sink = DuckDBSink(tmp_path / "t.duckdb")
     for event_type in TelemetryEventType:
         columns = [row["name"] for row in read_rows(sink, f"SELECT name FROM pragma_table_info('{table_name(event_type)}')")]
-        assert set(event_schema(event_type).names) | {"producer", "incarnation", "seq"} == set(columns)
+        assert set(event_schema(event_type).names) | {"producer", "incarnation", "seq", "place", "given_id"} == set(columns)
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
@@ -58,12 +61,26 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     events = [event("EPISODE_OUTCOME", outcome(env, 0, 50.0 + env, kept=("r0c0:conv", "r0c1:norm")), 1.5) for env in range(3)]
     sink.write([stamp(record_batch(events), BatchId("driver", 2, 1, 0, "EPISODE_OUTCOME"))])
     rows = read_rows(sink, "SELECT * FROM episode_outcome ORDER BY env_id")
-    for row, original in zip(rows, events, strict=True):
-        assert row["event_id"] == original.event_id
+    for place, (row, original) in enumerate(zip(rows, events, strict=True)):
+        assert (row["event_id"], row["place"]) == (f"driver/2/1/{place}", place)
         assert row["timestamp"] == original.timestamp.replace(tzinfo=None)
         assert (row["utility"], row["test_accuracy"]) == (original.data.to_dict()["utility"], None)
         assert row["kept"] == ["r0c0:conv", "r0c1:norm"]
         assert (row["producer"], row["incarnation"], row["seq"]) == ("driver", 2, 1)
+
+
+def test_an_id_is_what_was_told_whether_it_was_given_or_says_where_the_event_is_from(tmp_path: Path) -> None:
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    emitter = BufferedEmitter("env-0", 3, transport=InProcessTransport(sink), config=TelemetryConfig(flush_rows=2))
+    for given in ("", "", "", "mine", ""):
+        emitter.emit(replace(heartbeat(1.0), event_id=given))
+    emitter.close()
+    sink.close()
+    sink = DuckDBSink(tmp_path / "t.duckdb")
+    stored = read_rows(sink, "SELECT event_id, place FROM heartbeat ORDER BY seq, place")
+    assert [(row["event_id"], row["place"]) for row in stored] == [
+        ("env-0/3/1/0", 0), ("env-0/3/1/1", 1), ("env-0/3/2/0", 0), ("mine", 1), ("env-0/3/3/0", 0),
+    ]  # fmt: skip
 
 
 def test_every_kind_of_event_of_a_run_is_stored(tmp_path: Path) -> None:
@@ -249,8 +266,18 @@ def test_a_file_of_another_owner_or_kind_is_refused_with_its_name(tmp_path: Path
     newer.close()
     with duckdb.connect(str(tmp_path / "newer.duckdb")) as connection:
         connection.execute("INSERT INTO schema_version VALUES (99, now()::TIMESTAMP)")
-    with pytest.raises(SinkUnavailableError, match="99"):
+    with pytest.raises(SinkUnavailableError, match=r"99.*the newer one"):
         DuckDBSink(tmp_path / "newer.duckdb")
+
+
+def test_an_older_file_is_left_as_it_is(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "older.duckdb")) as connection:
+        connection.execute("CREATE TABLE schema_version AS SELECT 1 AS version, now()::TIMESTAMP AS created_at")
+        connection.execute("CREATE TABLE heartbeat (event_id VARCHAR)")
+    with pytest.raises(SinkUnavailableError, match=r"version 1.*the older one, or begin a new run"):
+        DuckDBSink(tmp_path / "older.duckdb")
+    with duckdb.connect(str(tmp_path / "older.duckdb")) as connection:
+        assert connection.execute("SELECT column_name FROM duckdb_columns() WHERE table_name = 'heartbeat'").fetchall() == [("event_id",)]
 
 
 def test_dropped_events_are_stored_with_the_marks(tmp_path: Path) -> None:
