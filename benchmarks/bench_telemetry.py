@@ -1,9 +1,10 @@
 """What telemetry costs at the default level (P9): CPU, bytes per env step, rows per second into DuckDB, size of the file.
 
-A short run records a real stream of events. Its CPU without telemetry is the reference of the CPU share. The reference of the speed
-is what DuckDB takes for the same rows, joined beforehand and in as many transactions; beside it stands what one insert of all rows
-reaches. Sizes are slopes over several copies of the stream, so that the file's empty tables do not count; their reference is what
-no encoding can save: 8 bytes for every measured number that is no whole one, and 16 for every event's random id.
+A round of the quick run records a real stream of events. Its CPU without telemetry is the reference of the CPU share. The stream is
+then stored over and over, near a million events, one, ten or a hundred copies at once, as a sink does that takes whatever many
+environments have told meanwhile. The reference of the speed is what DuckDB takes for the same rows, joined beforehand and in as many
+transactions, with its own settings. Sizes are slopes over the copies, so that the file's empty tables do not count; their reference is
+4 bytes for every measured number that is no whole one.
 
 python -m benchmarks.bench_telemetry --repeats 3 --json benchmarks/results/telemetry.json
 """
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-COPIES, COPIES_PER_WRITE = 1000, 10
-"""Copies of the stream that sizes and speeds are taken over, each with event ids of its own; and how many are stored at once, as they
-are where many environments tell at the same time."""
+COPIES = 1000
+"""Copies of the stream that sizes are taken over, and speeds at most."""
+COPIES_AT_ONCE, LONGEST = (1, 10, 100), 100
+"""How many are stored in one transaction, and most transactions."""
 OVERRIDES = ("rollout.rounds=1", "evaluation.seeds_per_context=0", "telemetry.console=off")
 
 
@@ -71,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             stream = read_stream(root / "recorded")
             return {
                 "P9_cpu_share": cpu_share(stream, root, arguments.repeats, overrides),
-                **speed_and_size(stream, root, arguments.repeats),
+                **speed(stream, root, arguments.repeats),
+                **size(stream, root),
             }
 
     return run_benchmark(measure, arguments.json)
@@ -101,51 +104,51 @@ def cpu_share(stream: Stream, root: Path, repeats: int, overrides: Sequence[str]
     )  # fmt: skip
 
 
-def speed_and_size(stream: Stream, root: Path, repeats: int) -> dict[str, Figure]:
-    """Rows per second into the store and into a bare DuckDB file, by the wall and by CPU; bytes of the closed file."""
-    num_rows = COPIES * len(stream.events)
-    told, bare, at_once, sizes = [], [], [], []
-    for repeat in range(repeats):
-        path = root / f"speed-{repeat}.duckdb"
-        sink = DuckDBSink(path, views=view_statements())
-        sink.write(_stamped(stream, 0))
-        sink.close()
-        base, sink = path.stat().st_size, DuckDBSink(path)
-        writes = [
-            [batch for copy in range(first, first + COPIES_PER_WRITE) for batch in _stamped(stream, copy)]
-            for first in range(1, COPIES + 1, COPIES_PER_WRITE)
-        ]
-        told.append(timed(lambda sink=sink, writes=writes: [sink.write(write) for write in writes]))  # type: ignore[misc]
-        sink.close()
-        sizes.append((path.stat().st_size - base) / num_rows)
-        bare.append(_bare(stream, root / f"bare-{repeat}.duckdb", COPIES_PER_WRITE))
-        at_once.append(_bare(stream, root / f"once-{repeat}.duckdb", COPIES))
+def speed(stream: Stream, root: Path, repeats: int) -> dict[str, Figure]:
+    """Rows per second into the store and into a bare DuckDB file, by the wall and by CPU, for transactions of several sizes."""
+    found: dict[str, Figure] = {}
+    for at_once in COPIES_AT_ONCE:
+        copies = min(COPIES, LONGEST * at_once)
+        told = [_told(stream, root / f"told-{at_once}-{repeat}.duckdb", at_once, copies) for repeat in range(repeats)]
+        bare = [_bare(stream, root / f"bare-{at_once}-{repeat}.duckdb", at_once, copies) for repeat in range(repeats)]
+        num_rows, rows_at_once = copies * len(stream.events), at_once * len(stream.events)
+        for clock in ("wall", "cpu"):
+            found[f"P9_rows_per_{clock}_sec_{at_once}"] = figure(
+                f"rows stored per {'CPU ' * (clock == 'cpu')}second, {rows_at_once:,} at once", "1/s",
+                values=[num_rows / getattr(one, f"{clock}_sec") for one in told],
+                reference="the same rows, joined, inserted by DuckDB alone", reference_values=[num_rows / getattr(one, f"{clock}_sec") for one in bare], rows_per_transaction=rows_at_once,
+            )  # fmt: skip
+    return found
+
+
+def size(stream: Stream, root: Path) -> dict[str, Figure]:
+    """Bytes of the closed file."""
+    sizes = []
+    for copies in (0, COPIES):
+        path = root / f"size-{copies}.duckdb"
+        with closing(DuckDBSink(path, views=view_statements())) as sink:
+            for write in _writes(stream, max(COPIES_AT_ONCE), 1 + copies):
+                sink.write(write)
+        sizes.append(path.stat().st_size)
+    per_event = (sizes[1] - sizes[0]) / (COPIES * len(stream.events))
     per_step, floor = len(stream.events) / stream.env_steps, incompressible_bytes(stream) / len(stream.events)
     return {
-        "P9_rows_per_sec": figure(
-            "rows stored", "1/s", values=[num_rows / one.wall_sec for one in told],
-            reference="the same rows, joined, inserted by DuckDB alone", reference_values=[num_rows / one.wall_sec for one in bare],
-            all_in_one_insert=[num_rows / one.wall_sec for one in at_once], rows_per_transaction=COPIES_PER_WRITE * len(stream.events),
-        ),
-        "P9_rows_per_cpu_sec": figure(
-            "rows stored per CPU second", "1/s", values=[num_rows / one.cpu_sec for one in told],
-            reference="the same rows, joined, inserted by DuckDB alone", reference_values=[num_rows / one.cpu_sec for one in bare],
-            all_in_one_insert=[num_rows / one.cpu_sec for one in at_once],
-        ),
         "P9_bytes_per_env_step": figure(
-            "bytes on disk per env step", "B", values=[size * per_step for size in sizes],
-            reference="measured numbers and ids", reference_values=[floor * per_step] * repeats,
+            "bytes on disk per env step",
+            "B",
+            values=[per_event * per_step],
+            reference="measured numbers",
+            reference_values=[floor * per_step],
         ),
         "P9_mb_per_million_events": figure(
-            "size on disk", "MB per million events", values=sizes, reference="measured numbers and ids", reference_values=[floor] * repeats
+            "size on disk", "MB per million events", values=[per_event], reference="measured numbers", reference_values=[floor]
         ),
-    }  # fmt: skip
+    }
 
 
 def incompressible_bytes(stream: Stream) -> int:
-    """Bytes that the stream's random ids and its measured numbers take, whole ones left out."""
-    num_measured = sum(_num_fractions(payload) for event in stream.events for payload in [event.data.to_dict()])
-    return 16 * len(stream.events) + 8 * num_measured
+    """Bytes that the stream's measured numbers take in single precision, whole ones left out."""
+    return 4 * sum(_num_fractions(event.data.to_dict()) for event in stream.events)
 
 
 def _num_fractions(value: Any) -> int:
@@ -163,12 +166,23 @@ def _tell(stream: Stream, emitter: BufferedEmitter) -> None:
     emitter.close()
 
 
-def _bare(stream: Stream, path: Path, copies_per_insert: int) -> Timed[None]:
-    """What inserting the same rows takes without identities and marks, in transactions of so many copies of the stream."""
+def _told(stream: Stream, path: Path, at_once: int, copies: int) -> Timed[None]:
+    """What storing takes, so many copies of the stream in a transaction."""
+    writes = _writes(stream, at_once, copies)
+
+    def store() -> None:
+        for write in writes:
+            sink.write(write)
+
+    with closing(DuckDBSink(path, views=view_statements())) as sink:
+        return timed(store)
+
+
+def _bare(stream: Stream, path: Path, at_once: int, copies: int) -> Timed[None]:
+    """What inserting the same rows takes without identities and marks."""
     grouped: dict[str, list[pa.RecordBatch]] = {}
-    for copy in range(copies_per_insert):
-        for batch in _stamped(stream, copy):
-            grouped.setdefault(identity_of(batch).event_type, []).append(batch)
+    for batch in _writes(stream, at_once, at_once)[0]:
+        grouped.setdefault(identity_of(batch).event_type, []).append(batch)
     tables = {name: stored_rows(batches, [identity_of(batch) for batch in batches]) for name, batches in grouped.items()}
     with duckdb.connect(str(path)) as connection:
         for name, table in tables.items():
@@ -176,13 +190,18 @@ def _bare(stream: Stream, path: Path, copies_per_insert: int) -> Timed[None]:
             connection.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming_{name} LIMIT 0")
 
         def insert() -> None:
-            for _ in range(COPIES // copies_per_insert):
+            for _ in range(copies // at_once):
                 connection.execute("BEGIN")
                 for name in tables:
                     connection.execute(f"INSERT INTO {name} SELECT * FROM incoming_{name}")
                 connection.execute("COMMIT")
 
         return timed(insert)
+
+
+def _writes(stream: Stream, at_once: int, copies: int) -> list[list[pa.RecordBatch]]:
+    starts = range(0, copies, at_once)
+    return [[batch for copy in range(first, min(first + at_once, copies)) for batch in _stamped(stream, copy)] for first in starts]
 
 
 def _stamped(stream: Stream, incarnation: int) -> list[pa.RecordBatch]:

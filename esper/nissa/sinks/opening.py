@@ -25,7 +25,7 @@ SETTINGS = {
     "temp_directory": "",
     "memory_limit": "4GB",
     "threads": "1",
-    "wal_autocheckpoint": "64MB",
+    "wal_autocheckpoint": "128MB",
 }
 """Settings of every connection, since any may serve a reader. More threads than one only wait for each other at so few rows. Folding the
 log in writes the last part of every table anew, so that it costs less the longer the log may be."""
