@@ -114,10 +114,13 @@ def speed(stream: Stream, root: Path, repeats: int) -> dict[str, Figure]:
         num_rows, rows_at_once = copies * len(stream.events), at_once * len(stream.events)
         for clock in ("wall", "cpu"):
             found[f"P9_rows_per_{clock}_sec_{at_once}"] = figure(
-                f"rows stored per {'CPU ' * (clock == 'cpu')}second, {rows_at_once:,} at once", "1/s",
+                f"rows stored per {'CPU ' * (clock == 'cpu')}second, {rows_at_once:,} at once",
+                "1/s",
                 values=[num_rows / getattr(one, f"{clock}_sec") for one in told],
-                reference="the same rows, joined, inserted by DuckDB alone", reference_values=[num_rows / getattr(one, f"{clock}_sec") for one in bare], rows_per_transaction=rows_at_once,
-            )  # fmt: skip
+                reference="the same rows, joined, inserted by DuckDB alone",
+                reference_values=[num_rows / getattr(one, f"{clock}_sec") for one in bare],
+                rows_per_transaction=rows_at_once,
+            )
     return found
 
 
