@@ -24,4 +24,4 @@ def build_sink(
         folder.require("telemetry sink")
         return TelemetryStore(telemetry, settings, folder.paths, keep_rounds=keep_rounds, life=folder.token)
 
-    return SinkWorker(open_store, Drain(make_queue(telemetry.queue_capacity, namespace)))
+    return SinkWorker(open_store, Drain(make_queue(telemetry.queue_capacity, namespace)), rest_sec=telemetry.flush_sec)

@@ -26,20 +26,28 @@ class SinkWorker:
     """Moves batches from a queue into the store until it is closed.
 
     It looks into the queue when somebody asks for something: a producer asks for acknowledgements whenever it has put batches
-    there. Where nobody does, it looks once in `idle_sec`.
+    there. Where nobody does, it looks once in `idle_sec`. After it has stored something it rests, unless somebody is in a hurry: a
+    transaction costs much by itself, whatever it stores.
 
     Args:
         make_store: Opens the store, in the thread that will use it.
         drain: Takes everything that waits in the queue; None says that the queue is away.
         idle_sec: Longest pause between two looks.
+        rest_sec: Pause between two transactions that nobody waits for.
     """
 
     def __init__(
-        self, make_store: Callable[[], TelemetryStore], drain: Callable[[], list[bytes] | None], *, idle_sec: float = IDLE_SEC
+        self,
+        make_store: Callable[[], TelemetryStore],
+        drain: Callable[[], list[bytes] | None],
+        *,
+        idle_sec: float = IDLE_SEC,
+        rest_sec: float = 0.0,
     ) -> None:
         self._make_store = make_store
         self._drain = drain
         self._idle_sec = idle_sec
+        self._rest_sec = rest_sec
         self._notes: tuple[str, ...] = ()
         self._requests: queue.SimpleQueue[tuple[Callable[[TelemetryStore], Any], Future[Any]]] = queue.SimpleQueue()
         self._num_queue_outages = 0
@@ -48,6 +56,7 @@ class SinkWorker:
         self._transport: InProcessTransport | None = None
         self._failure: Exception | None = None
         self._is_asked = threading.Event()
+        self._is_hurried = threading.Event()
         self._is_closing = threading.Event()
         self._is_open = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry-sink", daemon=True)
@@ -75,6 +84,11 @@ class SinkWorker:
         self._is_asked.set()
         return self._transport.acknowledged(source, incarnation) if self._transport else 0
 
+    def hurry(self) -> None:
+        """Look into the queue at once."""
+        self._is_hurried.set()
+        self._is_asked.set()
+
     def abandon(self, source: str, incarnation: int, after_seq: int) -> int:
         """Take back what a lost producer told after batch `after_seq`; returns how many events that were.
 
@@ -93,7 +107,7 @@ class SinkWorker:
     def close(self) -> None:
         """Store what still waits, then close the store."""
         self._is_closing.set()
-        self._is_asked.set()
+        self.hurry()
         self._thread.join()
         self._raise_failure()
 
@@ -116,12 +130,14 @@ class SinkWorker:
         held: list[bytes] = []
         while True:
             self._is_asked.clear()
+            self._is_hurried.clear()
             is_last = self._is_closing.is_set()
             held = held or self._take()
             is_stored = bool(held) and transport.try_put(held)
             held = [] if is_stored else held
             self._answer(store)
             if is_stored:
+                self._is_hurried.wait(0.0 if is_last else self._rest_sec)
                 continue
             if is_last:
                 return
@@ -140,7 +156,7 @@ class SinkWorker:
         """Let the thread that owns the store answer a question about it."""
         answer: Future[Any] = Future()
         self._requests.put((question, answer))
-        self._is_asked.set()
+        self.hurry()
         while True:
             self._raise_failure()
             try:

@@ -73,6 +73,11 @@ class QueueTransport:
             self._question = incarnation, self._sink.call.remote("acknowledged", source, incarnation)
         return self._known.get(incarnation, 0)
 
+    def hurry(self) -> None:
+        """Ask the sink to look into the queue at once; nobody waits for its answer."""
+        with suppress(*LOSSES):
+            self._sink.call.remote("hurry")
+
 
 class Drain:
     """The sink's end of the queue; a call takes everything that waits there.

@@ -140,11 +140,14 @@ class BufferedEmitter:
             Sequence number of this life's newest batch.
         """
         self.flush()
+        if len(self._spool):
+            self._transport.hurry()
         deadline = time.monotonic() + (self._config.settle_sec if timeout_sec is None else timeout_sec)
         while len(self._spool) and time.monotonic() < deadline:
             time.sleep(0.01)
             self._collect_acknowledgements()
-            self._send(min(self._config.resend_sec, SETTLE_RESEND_SEC))
+            if self._send(min(self._config.resend_sec, SETTLE_RESEND_SEC)):
+                self._transport.hurry()
         self._num_without_room = self._spool.spill()
         return self._seq
 
@@ -217,15 +220,20 @@ class BufferedEmitter:
         else:
             self._num_dropped += batch.num_rows
 
-    def _send(self, patience_sec: float) -> None:
+    def _send(self, patience_sec: float) -> bool:
+        """Put what waits, as far as there is room; says whether that was anything."""
         if self._clock() - self._last_progress_sec >= patience_sec:
             self._spool.rewind()
             self._last_progress_sec = self._clock()
+        num_put = 0
         while self._spool.num_waiting:
             batches = self._spool.peek(SEND_BATCHES)
             if not self._transport.try_put(batches):
-                return
+                self._transport.hurry()
+                break
             self._spool.mark_sent(len(batches))
+            num_put += len(batches)
+        return num_put > 0
 
     def _collect_acknowledgements(self) -> None:
         oldest = self._spool.oldest()

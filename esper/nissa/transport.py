@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
-    """Carries batches to the sink. Neither call may wait, and neither raises because the sink is away."""
+    """Carries batches to the sink. No call may wait, and none raises because the sink is away."""
 
     def try_put(self, batches: Sequence[bytes]) -> bool:
         """Take all of `batches`, in order, or none (False) if there is no room now."""
@@ -25,6 +25,10 @@ class Transport(Protocol):
 
     def acknowledged(self, source: str, incarnation: int) -> int:
         """Highest sequence number known to be stored; 0 if none."""
+        ...
+
+    def hurry(self) -> None:
+        """Say that somebody waits for what has been put to be stored, or that there was no room to put more."""
         ...
 
 
@@ -52,3 +56,6 @@ class InProcessTransport:
     def acknowledged(self, source: str, incarnation: int) -> int:
         """Highest sequence number that the sink has stored."""
         return self._sink.high_water_mark(source, incarnation)
+
+    def hurry(self) -> None:
+        """Everything is stored when it is put."""

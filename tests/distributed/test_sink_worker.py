@@ -13,7 +13,7 @@ from esper.nissa.wire import encode, identity_of
 from tests.fakes.telemetry import heartbeat_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
@@ -72,6 +72,13 @@ class Waiting:
         return [self._queue.get() for _ in range(self._queue.qsize())]
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SEC
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert is_so()
+
+
 class Opened:
     """A worker, and the store that it opened."""
 
@@ -95,6 +102,24 @@ def test_what_waits_is_stored_and_acknowledged() -> None:
         time.sleep(0.01)
     assert opened.stores[0].seqs == [1, 2]
     opened.worker.close()
+
+
+def test_it_rests_between_two_transactions_unless_somebody_is_in_a_hurry() -> None:
+    waiting, store = Waiting(), FakeStore()
+    worker = SinkWorker(cast("Any", lambda: store), waiting.drain, rest_sec=3600.0)
+    worker.ready()
+    waiting.put(1)
+    worker.acknowledged("env-0", 0)
+    wait_until(lambda: store.seqs == [1])
+    waiting.put(2)
+    worker.acknowledged("env-0", 0)
+    time.sleep(10 * POLL_SEC)
+    assert store.seqs == [1]
+    worker.hurry()
+    wait_until(lambda: store.seqs == [1, 2])
+    waiting.put(3)
+    worker.close()
+    assert store.seqs == [1, 2, 3]
 
 
 def test_questions_about_the_store_are_answered_by_the_thread_that_owns_it() -> None:

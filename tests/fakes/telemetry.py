@@ -204,6 +204,7 @@ class FlakyTransport:
         self.queue: list[bytes] = []
         self.is_full = False
         self.num_refused = 0
+        self.num_hurries = 0
 
     def try_put(self, batches: Sequence[bytes]) -> bool:
         """Queue, unless full."""
@@ -216,6 +217,10 @@ class FlakyTransport:
     def acknowledged(self, source: str, incarnation: int) -> int:
         """What the sink has stored."""
         return self._sink.high_water_mark(source, incarnation)
+
+    def hurry(self) -> None:
+        """Count."""
+        self.num_hurries += 1
 
     def lose(self) -> None:
         """Forget everything queued, as when the queue's process dies."""

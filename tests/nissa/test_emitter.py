@@ -190,6 +190,19 @@ def test_settling_waits_until_everything_is_stored_and_sends_again_what_was_lost
     assert emitter.stats().held_batches == 0
 
 
+def test_a_sink_is_hurried_by_who_waits_for_it_and_by_who_finds_no_room() -> None:
+    transport = FlakyTransport(MemorySink())
+    emitter = make(transport, TelemetryConfig(flush_rows=1))
+    emitter.emit(heartbeat(1.0))
+    assert transport.num_hurries == 0
+    transport.is_full = True
+    emitter.emit(heartbeat(2.0))
+    assert transport.num_hurries == 1
+    transport.is_full = False
+    emitter.settle(0.0)
+    assert transport.num_hurries == 2
+
+
 def test_a_new_life_forgets_what_was_not_shipped_and_counts_anew() -> None:
     sink = MemorySink()
     emitter = make(InProcessTransport(sink), TelemetryConfig(flush_rows=100))

@@ -172,6 +172,9 @@ class Restarting:
             self._known = self._sink.high_water_mark(source, incarnation)
         return self._known
 
+    def hurry(self) -> None:
+        pass
+
 
 class Forgetful:
     """Claims at first that more is stored than there is, as a store did that lost its log afterwards."""
@@ -187,3 +190,6 @@ class Forgetful:
         stored = self._inner.acknowledged(source, incarnation)
         claimed, self._forgotten = stored + self._forgotten, 0
         return claimed
+
+    def hurry(self) -> None:
+        pass

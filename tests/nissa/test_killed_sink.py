@@ -87,6 +87,9 @@ class SinkProcess:
             self._known[source, incarnation] = answer
         return self._known.get((source, incarnation), 0)
 
+    def hurry(self) -> None:
+        pass
+
     def _ask(self, question: object) -> int | None:
         if self._producer is None:
             return None

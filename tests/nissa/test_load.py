@@ -41,6 +41,9 @@ class Bounded:
     def acknowledged(self, source: str, incarnation: int) -> int:
         return self._sink.high_water_mark(source, incarnation)
 
+    def hurry(self) -> None:
+        pass
+
 
 def test_nothing_is_lost_and_the_queue_stays_short(tmp_path: Path) -> None:
     sink = DuckDBSink(tmp_path / "telemetry.duckdb")
