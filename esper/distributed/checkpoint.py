@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from esper.distributed.checkpoint_folder import (
     SCHEMA_VERSION,
     STATE,
     TENSORS,
+    CheckpointError,
     hash_of,
     read_manifest,
     require_files,
@@ -54,8 +56,24 @@ def save_checkpoint(
         state: JSON-able counters.
         config: The run's configuration as plain mappings.
         digests: Hashes of the registries that the tensors' meaning depends on.
+
+    Raises:
+        CheckpointError: If it cannot be written; those before it are as they were.
     """
     staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        _write(staging, tensors, state, config, digests)
+        _put(staging, path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise CheckpointError(
+            f"{path} cannot be written: {error}; the checkpoints before it are whole. Make room, then continue with `esper resume`"
+        ) from error
+
+
+def _write(
+    staging: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], config: Mapping[str, Any], digests: Mapping[str, str]
+) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, staging / TENSORS)
@@ -71,6 +89,9 @@ def save_checkpoint(
     for file in staging.iterdir():
         sync(file)
     sync(staging)
+
+
+def _put(staging: Path, path: Path) -> None:
     replaced = path.with_name(f".{path.name}.old-{os.getpid()}")
     if path.exists():
         os.replace(path, replaced)

@@ -136,14 +136,22 @@ class CheckpointFolder:
         return self.path(rounds[-1])
 
     def note_best(self, num_rounds: int, utility: float) -> None:
-        """Remember the checkpoint after `num_rounds` if its utility is the highest so far."""
+        """Remember the checkpoint after `num_rounds` if its utility is the highest so far.
+
+        Raises:
+            CheckpointError: If that cannot be written; the checkpoint itself is whole.
+        """
         best = self.best()
-        if best is None or utility > best[1]:
-            staging = self.root / ".best.json.tmp"
+        if best is not None and utility <= best[1]:
+            return
+        staging = self.root / ".best.json.tmp"
+        try:
             staging.write_text(json.dumps({"rounds": num_rounds, "utility": utility}))
             sync(staging)
             os.replace(staging, self.root / BEST)
             sync(self.root)
+        except OSError as error:
+            raise CheckpointError(f"{self.root / BEST} cannot be written: {error}; make room, then continue with `esper resume`") from error
 
     def best(self) -> tuple[int, float] | None:
         """Rounds and utility of the best checkpoint; None before one was noted, or if the note is damaged, which is then said."""

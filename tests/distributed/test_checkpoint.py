@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from esper.distributed.checkpoint import load_checkpoint, save_checkpoint
 from esper.distributed.checkpoint_folder import CheckpointError, CheckpointFolder, OtherVersionError
+from tests.fakes.disks import fill, small_disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +56,25 @@ def test_a_fault_while_writing_leaves_the_old_checkpoint_whole(tmp_path: Path) -
     assert folder.rounds() == [1]
     folder.forget_old()
     assert [entry.name for entry in tmp_path.iterdir()] == ["round-00001"]
+
+
+def test_what_cannot_be_written_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        save(disk / "round-00001")
+        fill(disk, leave_mib=0)
+        (disk / "rest").write_bytes(bytes(shutil.disk_usage(disk).free))
+        with pytest.raises(CheckpointError, match=r"round-00002 cannot be written: .*No space left.* continue with `esper resume`"):
+            save(disk / "round-00002")
+        assert sorted(path.name for path in disk.iterdir()) == ["filler", "rest", "round-00001"]
+        load_checkpoint(disk / "round-00001", digests=DIGESTS)
+
+
+def test_a_note_of_the_best_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    (tmp_path / ".best.json.tmp").mkdir()
+    with pytest.raises(CheckpointError, match=r"best\.json cannot be written: .*; make room"):
+        folder.note_best(1, 5.0)
+    assert folder.best() is None
 
 
 def test_saving_again_replaces(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from esper.nissa.emitter import BufferedEmitter
 from esper.nissa.sinks.base import SinkUnavailableError
 from esper.nissa.sinks.duckdb import DuckDBSink
 from esper.nissa.transport import InProcessTransport
+from tests.fakes.disks import fill, small_disk
 from tests.fakes.telemetry import FakeClock, event, fold_in, read_rows
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from esper.leyline.telemetry.event import TelemetryEvent
 
-MIB = 2**20
 DISK_MIB = 48
 EVENT_BYTES = 256 * 1024
 ONE_A_BATCH = TelemetryConfig(flush_rows=1, spool_batches=4, resend_sec=1.0)
@@ -66,22 +65,9 @@ def large(number: int) -> TelemetryEvent:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", folder], check=False).returncode:
-        pytest.skip("a small disk cannot be mounted here, which takes root and Linux")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(folder: Path, *, leave_mib: int) -> Path:
-    filler = folder / "filler"
-    with filler.open("wb") as file:
-        for _ in range(shutil.disk_usage(folder).free // MIB - leave_mib):
-            file.write(bytes(MIB))
-    return filler
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", DISK_MIB) as folder:
+        yield folder
 
 
 def stored(sink: DuckDBSink) -> list[int]:
@@ -110,12 +96,12 @@ def test_a_file_that_may_not_grow_loses_nothing_acknowledged_and_goes_on_when_it
 
 
 @pytest.mark.parametrize("leave_mib", [2, 22], ids=["the log does not fit", "the log fits and cannot be folded in"])
-def test_a_full_disk_costs_what_no_buffer_holds_and_counts_it(small_disk: Path, leave_mib: int) -> None:
-    path, clock = small_disk / "telemetry.duckdb", FakeClock()
+def test_a_full_disk_costs_what_no_buffer_holds_and_counts_it(disk: Path, leave_mib: int) -> None:
+    path, clock = disk / "telemetry.duckdb", FakeClock()
     sink = DuckDBSink(path, min_free_bytes=0)
-    filler = fill(small_disk, leave_mib=leave_mib)
+    filler = fill(disk, leave_mib=leave_mib)
     transport = InProcessTransport(sink)
-    emitter = BufferedEmitter("env-0", 0, transport=transport, config=ONE_A_BATCH, clock=clock, spool_folder=small_disk / "spool")
+    emitter = BufferedEmitter("env-0", 0, transport=transport, config=ONE_A_BATCH, clock=clock, spool_folder=disk / "spool")
     number = 0
     while emitter.stats().dropped_events < 3 and number < 1000:
         number += 1
@@ -139,10 +125,10 @@ def test_a_full_disk_costs_what_no_buffer_holds_and_counts_it(small_disk: Path, 
     again.close()
 
 
-def test_a_run_that_ends_on_a_full_disk_is_taken_up_by_the_next_life(small_disk: Path, tmp_path: Path) -> None:
-    path, spool = small_disk / "telemetry.duckdb", tmp_path / "spool"
+def test_a_run_that_ends_on_a_full_disk_is_taken_up_by_the_next_life(disk: Path, tmp_path: Path) -> None:
+    path, spool = disk / "telemetry.duckdb", tmp_path / "spool"
     sink = DuckDBSink(path, min_free_bytes=0)
-    filler = fill(small_disk, leave_mib=2)
+    filler = fill(disk, leave_mib=2)
     emitter = BufferedEmitter("env-0", 0, transport=InProcessTransport(sink), config=ONE_A_BATCH, spool_folder=spool)
     number = 0
     while emitter.stats().held_batches < 7:
@@ -158,18 +144,18 @@ def test_a_run_that_ends_on_a_full_disk_is_taken_up_by_the_next_life(small_disk:
     again.close()
 
 
-def test_a_snapshot_that_finds_no_room_leaves_the_file_and_its_writer_alone(small_disk: Path) -> None:
-    path = small_disk / "telemetry.duckdb"
+def test_a_snapshot_that_finds_no_room_leaves_the_file_and_its_writer_alone(disk: Path) -> None:
+    path = disk / "telemetry.duckdb"
     sink = DuckDBSink(path, min_free_bytes=0)
     emitter = BufferedEmitter("env-0", 0, transport=InProcessTransport(sink), config=ONE_A_BATCH)
     for number in range(1, 33):
         emitter.emit(large(number))
         if number % 8 == 0:
             fold_in(sink)
-    filler = fill(small_disk, leave_mib=2)
+    filler = fill(disk, leave_mib=2)
     with pytest.raises(SinkUnavailableError):
-        sink.publish_snapshot(small_disk / "telemetry.snapshot.duckdb")
-    assert not list(small_disk.glob("*.copy*")) + list(small_disk.glob("*.snapshot*"))
+        sink.publish_snapshot(disk / "telemetry.snapshot.duckdb")
+    assert not list(disk.glob("*.copy*")) + list(disk.glob("*.snapshot*"))
     emitter.emit(large(33))
     assert stored(sink) == list(range(1, 34))
     emitter.close()
