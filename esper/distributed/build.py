@@ -111,8 +111,10 @@ def make_scripted(facts: RunFacts, spec: ScriptedSpec) -> ScriptedPolicy:
     return makers[spec.name]()
 
 
-def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter) -> EnvWorker:
-    """A part that plays groups of trials."""
+def make_env_worker(
+    config: RunConfig, facts: RunFacts, emitter: BufferedEmitter, *, require_folder: Callable[[], None] | None = None
+) -> EnvWorker:
+    """A part that plays groups of trials; `require_folder` as for `EnvWorker`."""
     catalogue = Catalogue.standard()
     device = require_device(config.cluster.env_device, "cluster.env_gpus")
     limits = growth_limits(config.growth, catalogue, facts.family)
@@ -127,6 +129,7 @@ def make_env_worker(config: RunConfig, facts: RunFacts, emitter: BufferedEmitter
         watch=EnvWatch(emitter, Gauges(emitter, config.telemetry, device)),
         device=device,
         is_full=config.telemetry.is_full,
+        require_folder=require_folder,
     )
 
 

@@ -70,6 +70,7 @@ class EnvWorker:
         watch: Tells what lies beyond single steps.
         device: Where the hosts live.
         is_full: Whether to tell what is bulky, too.
+        require_folder: Raises if what is told, and waits here on disk to be stored, would not lie in the run's folder; None where it must.
     """
 
     def __init__(  # noqa: PLR0913 - called once, in the composition root
@@ -84,6 +85,7 @@ class EnvWorker:
         watch: EnvWatch,
         device: str,
         is_full: bool,
+        require_folder: Callable[[], None] | None = None,
     ) -> None:
         self._trials = trials
         self._encoder = encoder
@@ -94,6 +96,7 @@ class EnvWorker:
         self._watch = watch
         self._device = device
         self._is_full = is_full
+        self._require_folder = require_folder
         self._reports: list[TrialReport] = []
         self._diaries: list[_Diary] = []
         self._group = 0
@@ -101,7 +104,13 @@ class EnvWorker:
         self._policy = LEARNED
 
     def ready(self) -> str:
-        """The device; answers once the part is built."""
+        """The device; answers once the part is built.
+
+        Raises:
+            ClusterError: If the run's folder is not to be seen from here.
+        """
+        if self._require_folder is not None:
+            self._require_folder()
         return self._device
 
     def start(self, group: int, requests: Sequence[EpisodeRequest]) -> StepBatch:

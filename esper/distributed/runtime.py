@@ -128,7 +128,8 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
             return actors.start_part(actor, _build_learner, arguments, cpus=cpus, gpus=gpus, place=where)
 
         def launch_env(i: int, name: str, incarnation: Callable[[], int]) -> Any:
-            arguments = (config, facts, partial(_make_emitter, config, f"env-{i}", incarnation, transport, paths.spool))
+            emitter = partial(_make_emitter, config, f"env-{i}", incarnation, transport, paths.spool)
+            arguments = (config, facts, partial(folder.require, f"part env-{i}"), emitter)
             actor, cpus, gpus = f"esper-{name}", shares.env_cpus, shares.env_gpus
             where = place(FIRST_ENV + i, labels=shares.env_labels, is_spread=shares.env_placement == "SPREAD")
             return actors.start_part(actor, _build_env, arguments, cpus=cpus, gpus=gpus, place=where)
@@ -197,9 +198,11 @@ def _build_learner(config: RunConfig, folder: SharedFolder, make_emitter: Callab
     return build.make_learner(config, make_emitter(), require_folder=partial(folder.require, "learner"))
 
 
-def _build_env(config: RunConfig, facts: RunFacts, make_emitter: Callable[[], BufferedEmitter]) -> EnvWorker:
+def _build_env(
+    config: RunConfig, facts: RunFacts, require_folder: Callable[[], None], make_emitter: Callable[[], BufferedEmitter]
+) -> EnvWorker:
     build.prepare_process(config.cluster.env_cpus)
-    return build.make_env_worker(config, facts, make_emitter())
+    return build.make_env_worker(config, facts, make_emitter(), require_folder=require_folder)
 
 
 def _make_emitter(

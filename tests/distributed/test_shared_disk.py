@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from esper.cli.main import main
 from esper.distributed import shared_disk
+from esper.distributed.build import make_env_worker
 from esper.distributed.executor import ClusterError
+from esper.distributed.facts import examine
 from esper.distributed.run_dir import RunDir
 from esper.distributed.shared_disk import SharedFolder
-from tests.distributed.runs import TINY
+from tests.conftest import ListEmitter
+from tests.distributed.runs import TINY, tiny_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +46,16 @@ def test_who_sees_another_folder_of_the_same_name_says_so(tmp_path: Path, found:
         there.paths.token.write_text(found)
     with pytest.raises(ClusterError, match=r"the learner on .* does not see the run's folder .*storage that all nodes share"):
         there.require("learner")
+
+
+def test_environments_that_do_not_see_the_folder_say_so_before_they_play(tmp_path: Path) -> None:
+    folder = SharedFolder.mark(RunDir(tmp_path), "life-1")
+    config = tiny_config()
+    worker = make_env_worker(config, examine(config), cast("Any", ListEmitter()), require_folder=partial(folder.require, "part env-0"))
+    assert worker.ready() == "cpu"
+    folder.unmark()
+    with pytest.raises(ClusterError, match=r"the part env-0 on .* does not see the run's folder"):
+        worker.ready()
 
 
 @pytest.mark.ray
