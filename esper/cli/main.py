@@ -48,9 +48,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the arguments; settings may stand before, between and after options, which argparse alone does not allow."""
+    """Read the arguments; settings and a query may stand before, between and after options, which argparse alone does not allow."""
     parser = make_parser()
     options, others = parser.parse_known_args(arguments)
+    if options.command == "query" and options.sql is None and len(others) == 1 and not others[0].startswith("-"):
+        options.sql = others.pop()
     takes_settings = options.command in ("train", "sweep", "submit", "doctor")
     if others and not (takes_settings and all("=" in other and not other.startswith("-") for other in others)):
         parser.error(f"unrecognized arguments: {' '.join(others)}")

@@ -37,6 +37,14 @@ def test_a_query_is_printed_in_three_forms(recorded: Path, capsys: Captured) -> 
     assert "--max-rows" in printed.err
 
 
+def test_a_statement_may_stand_behind_options_and_two_are_refused(recorded: Path, capsys: Captured) -> None:
+    assert main(["query", str(recorded), "--format", "csv", "SELECT 1 AS one"]) == 0
+    assert capsys.readouterr().out == "one\n1\n"
+    with pytest.raises(SystemExit):
+        main(["query", str(recorded), "SELECT 1", "--format", "csv", "SELECT 2"])
+    assert "unrecognized arguments: SELECT 2" in capsys.readouterr().err
+
+
 def test_a_living_run_answers_itself_then_its_snapshot_then_its_file(tmp_path: Path, capsys: Captured) -> None:
     record_run(tmp_path, [whole_run(1, n_envs=2)])
     question = ["query", str(tmp_path), "SELECT count(*) AS n FROM heartbeats", "--format", "csv"]

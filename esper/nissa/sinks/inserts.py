@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Inlet:
+class _Inlet:
     """What a prepared statement reads: other rows at every execution, always of the same columns."""
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -39,7 +39,7 @@ class PreparedStatements:
 
     def __init__(self, connection: Any, statements: Mapping[str, tuple[pa.Schema, str]]) -> None:
         self._connection = connection
-        self._inlets = {name: Inlet(schema) for name, (schema, _) in statements.items()}
+        self._inlets = {name: _Inlet(schema) for name, (schema, _) in statements.items()}
         self._unplanned = {name: statement.format(incoming=f'"rows_of_{name}"') for name, (_, statement) in statements.items()}
         self._opened = ExitStack()
         for name, inlet in self._inlets.items():
