@@ -123,17 +123,16 @@ def _extracted(connection: Any, sql: str) -> Any:
 
 def _shortest(kind: Any, value: Any) -> Any:
     """`value` with the shortest decimals that stand for its numbers in single precision, in lists, structs and maps too."""
-    if value is None:
-        return None
+    if value is None or kind.id not in ("float", *_NESTED):
+        return value
     if kind.id == "float":
         return float(str(np.float32(value)))
-    inner = dict(kind.children) if kind.id in _NESTED else {}
-    if not inner or ("key" in inner and inner["key"].id in _NESTED):  # such a map comes as lists of its keys and values
-        return value
+    inner = dict(kind.children)
     if kind.id == "struct":
         return {name: _shortest(inner[name], item) for name, item in value.items()}
     if kind.id == "map":
-        return {key: _shortest(inner["value"], item) for key, item in value.items()}
+        is_plain = inner["key"].id not in _NESTED  # else it comes as two lists
+        return {key: _shortest(inner["value"], item) for key, item in value.items()} if is_plain else value
     return type(value)(_shortest(inner["child"], item) for item in value)
 
 

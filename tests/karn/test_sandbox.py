@@ -39,7 +39,9 @@ def test_an_answer_has_its_columns_and_rows(store: Store) -> None:
         ("[0.1, 0.7]::FLOAT[2]", (0.1, 0.7)),
         ("{'a': 0.1::FLOAT, 'b': [{'c': 0.7::FLOAT, 'd': 3}]}", {"a": 0.1, "b": [{"c": 0.7, "d": 3}]}),
         ("MAP {'a': 0.1::FLOAT}", {"a": 0.1}),
+        ("{'key': [0.1::FLOAT]}", {"key": [0.1]}),
         ("MAP {[1]: 2}", {"key": [[1]], "value": [2]}),
+        ("row('a', 2)", ("a", 2)),
     ],
 )
 def test_numbers_in_single_precision_are_shown_as_the_shortest_that_stand_for_them(store: Store, value: str, shown: object) -> None:
