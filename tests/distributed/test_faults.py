@@ -22,7 +22,8 @@ from tests.distributed.runs import ROUNDS, trace, weights
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-LONG_ROUNDS = 16
+LONG_ROUNDS, ROUNDS_LEFT, LONGEST_DELAY_SEC = 16, 3, 0.8
+"""Rounds of a run; those that it still has ahead when its last fault is due; and how late that comes, which a run must not outpace."""
 NUM_FAULTS = int(os.environ.get("ESPER_FAULTS", "8"))
 SEED = int(os.environ.get("ESPER_FAULT_SEED", "20261121"))
 LIVES: Sequence[Sequence[Sequence[str]]] = (
@@ -79,9 +80,9 @@ def faults(parts: Sequence[str], ahead: int, rng: random.Random) -> tuple[Planne
     """These parts after rounds of chance, of which none is among the first so many."""
     others = [part for part in parts if part != "driver"]
     rng.shuffle(others)
-    after = sorted(rng.sample(range(ahead + 1, ahead + 1 + LONG_ROUNDS // 2 - 1), len(parts)))
+    after = sorted(rng.sample(range(ahead + 1, ahead + 1 + LONG_ROUNDS // 2 - ROUNDS_LEFT), len(parts)))
     ordered = [*others, *(part for part in parts if part == "driver")]
-    return tuple(PlannedFault(part, n, rng.uniform(0.0, 1.5)) for part, n in zip(ordered, after, strict=True))
+    return tuple(PlannedFault(part, n, rng.uniform(0.0, LONGEST_DELAY_SEC)) for part, n in zip(ordered, after, strict=True))
 
 
 @pytest.mark.ray
