@@ -21,12 +21,12 @@ from esper.distributed.checkpoint_folder import (
     SCHEMA_VERSION,
     STATE,
     TENSORS,
-    CheckpointError,
     hash_of,
     read_manifest,
     require_files,
     require_same_meaning,
     sync,
+    writing,
 )
 
 if TYPE_CHECKING:
@@ -61,14 +61,12 @@ def save_checkpoint(
         CheckpointError: If it cannot be written; those before it are as they were.
     """
     staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        _write(staging, tensors, state, config, digests)
-        _put(staging, path)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise CheckpointError(
-            f"{path} cannot be written: {error}; the checkpoints before it are whole. Make room, then continue with `esper resume`"
-        ) from error
+    with writing(path):
+        try:
+            _write(staging, tensors, state, config, digests)
+            _put(staging, path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _write(
@@ -76,7 +74,10 @@ def _write(
 ) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, staging / TENSORS)
+    try:
+        save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, staging / TENSORS)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
     (staging / STATE).write_text(json.dumps(state, indent=1))
     manifest = {
         "schema_version": SCHEMA_VERSION,

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,21 @@ class CheckpointError(RuntimeError):
 
 class OtherVersionError(CheckpointError):
     """A whole checkpoint that this version cannot go on from; the message names the version that can."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell of whatever keeps `path` from being written.
+
+    Raises:
+        CheckpointError: If something does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error}; make room, then continue with `esper resume`: what was saved before is whole"
+        ) from error
 
 
 def require_intact(path: Path) -> None:
@@ -145,13 +161,11 @@ class CheckpointFolder:
         if best is not None and utility <= best[1]:
             return
         staging = self.root / ".best.json.tmp"
-        try:
+        with writing(self.root / BEST):
             staging.write_text(json.dumps({"rounds": num_rounds, "utility": utility}))
             sync(staging)
             os.replace(staging, self.root / BEST)
             sync(self.root)
-        except OSError as error:
-            raise CheckpointError(f"{self.root / BEST} cannot be written: {error}; make room, then continue with `esper resume`") from error
 
     def best(self) -> tuple[int, float] | None:
         """Rounds and utility of the best checkpoint; None before one was noted, or if the note is damaged, which is then said."""

@@ -122,7 +122,8 @@ def open_ray(config: RunConfig, facts: RunFacts, paths: RunDir, *, keep_rounds: 
         transport = partial(QueueTransport, queue, sink)
 
         def launch_learner(name: str, incarnation: Callable[[], int]) -> Any:
-            arguments = (config, folder, partial(_make_emitter, config, "learner", incarnation, transport, paths.spool))
+            emitter = partial(_make_emitter, config, "learner", incarnation, transport, paths.spool)
+            arguments = (config, partial(folder.require, "learner"), emitter)
             actor, cpus, gpus = f"esper-{name}", shares.learner_cpus, shares.learner_gpus
             where = place(LEARNER, labels=shares.learner_labels)
             return actors.start_part(actor, _build_learner, arguments, cpus=cpus, gpus=gpus, place=where)
@@ -193,9 +194,9 @@ def _start_sink(config: RunConfig, folder: SharedFolder, keep_rounds: int | None
     return actors.start_part("esper-sink", build_sink, told, cpus=shares.sink_cpus, place=place)
 
 
-def _build_learner(config: RunConfig, folder: SharedFolder, make_emitter: Callable[[], BufferedEmitter]) -> LearnerWorker:
+def _build_learner(config: RunConfig, require_folder: Callable[[], None], make_emitter: Callable[[], BufferedEmitter]) -> LearnerWorker:
     build.prepare_process(config.cluster.learner_cpus)
-    return build.make_learner(config, make_emitter(), require_folder=partial(folder.require, "learner"))
+    return build.make_learner(config, make_emitter(), require_folder=require_folder)
 
 
 def _build_env(

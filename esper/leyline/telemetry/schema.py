@@ -38,9 +38,7 @@ ORIGIN_FIELDS = (
 """Columns that every stored table ends with: which batch a row came in, and its place there from 0 on."""
 ORIGIN_COLUMNS = tuple(field.name for field in ORIGIN_FIELDS)
 GIVEN_ID = "given_id"
-"""Stored column for an event's id, NULL where the id only says where the event comes from: `STORED_ID` makes such a one."""
-STORED_ID = f"coalesce({GIVEN_ID}, concat_ws('/', {', '.join(ORIGIN_COLUMNS)}))"
-"""An event's id as SQL over the stored columns."""
+"""Stored column for an event's id, NULL where the id only says where the event comes from, which `ORIGIN_COLUMNS` do."""
 _SCALARS = {
     bool: pa.bool_(),
     int: pa.int64(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from esper.leyline.telemetry.event import TelemetryEventType
-from esper.leyline.telemetry.schema import GIVEN_ID, ORIGIN_FIELDS, STORED_ID, event_schema, stored_schema, table_name
+from esper.leyline.telemetry.schema import GIVEN_ID, ORIGIN_COLUMNS, ORIGIN_FIELDS, event_schema, stored_schema, table_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from esper.nissa.wire import BatchId
+
+
+_EVENT_ID = f"event_id VARCHAR GENERATED ALWAYS AS (coalesce({GIVEN_ID}, concat_ws('/', {', '.join(ORIGIN_COLUMNS)}))) VIRTUAL"
+"""The column that shows an event's id, and takes no room."""
 
 
 def event_tables() -> dict[str, pa.Schema]:
@@ -82,27 +85,12 @@ def ensure_tables(connection: Any, schemas: Mapping[str, pa.Schema]) -> dict[str
     return {table: frozenset(schema.names) | present.get(table, frozenset()) for table, schema in schemas.items()}
 
 
-@contextmanager
-def registered(connection: Any, tables: Mapping[str, pa.Table]) -> Iterator[dict[str, str]]:
-    """Make Arrow tables readable in SQL; entered and left outside of a transaction.
-
-    Yields:
-        Key of `tables` → name in SQL.
-    """
-    names = {key: f"incoming_{key}" for key in tables}
-    try:
-        for key, table in tables.items():
-            connection.register(names[key], table)
-        yield names
-    finally:
-        for name in names.values():
-            connection.unregister(name)
-
-
 def _column_types(connection: Any, schema: pa.Schema) -> dict[str, str]:
-    empty = pa.Table.from_batches([], schema=schema)  # `schema.empty_table()` would import pandas
-    with registered(connection, {"schema": empty}) as names:
-        return {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {names['schema']}").fetchall()}
+    connection.register("schema_of_rows", pa.Table.from_batches([], schema=schema))  # `schema.empty_table()` would import pandas
+    try:
+        return {row[0]: row[1] for row in connection.execute("DESCRIBE SELECT * FROM schema_of_rows").fetchall()}
+    finally:
+        connection.unregister("schema_of_rows")
 
 
 def _present_columns(connection: Any) -> dict[str, frozenset[str]]:
@@ -115,6 +103,6 @@ def _present_columns(connection: Any) -> dict[str, frozenset[str]]:
 def _statements(table: str, kinds: Mapping[str, str], *, is_new: bool) -> list[str]:
     if is_new:
         columns = [f'"{name}" {kind}' for name, kind in kinds.items()]
-        named = [f"event_id VARCHAR GENERATED ALWAYS AS ({STORED_ID}) VIRTUAL"] if GIVEN_ID in kinds else []
+        named = [_EVENT_ID] if GIVEN_ID in kinds else []
         return [f'CREATE TABLE "{table}" ({", ".join([*named, *columns])})']
     return [f'ALTER TABLE "{table}" ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in kinds.items()]
